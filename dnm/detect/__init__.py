@@ -1,0 +1,1 @@
+"""Where a network is short of capacity: one file per theory, each a pure function of a probe batch."""

@@ -1,0 +1,5 @@
+"""What can be wrong with data."""
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message says where, what was found, what was expected and what to do."""

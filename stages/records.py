@@ -1,0 +1,57 @@
+"""One record per finished trial: its figures and the fingerprint of all that they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages import outputs
+
+if TYPE_CHECKING:
+    from stages.trial import Job
+
+# What a trial's figures can depend on besides its settings and data.
+CODE = ("dnm", "stages/training.py", "stages/trial.py", "stages/tasks", "stages/data/splits.py")
+# Settings that say how a row is shown or how many trials there are, not what a trial computes.
+NOT_COMPUTED = ("documented_row", "protocol", "as_documented", "seeds", "data")
+
+
+def code_hash(root: Path) -> str:
+    """SHA-256 over the Python files that a trial runs through, names included."""
+    digest = hashlib.sha256()
+    for entry in CODE:
+        path = root / entry
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def fingerprint(job: Job, data_hash: str, code: str) -> str:
+    """SHA-256 over what decides a trial's figures: job, data and code."""
+    content = asdict(job)
+    content["settings"] = {key: value for key, value in content["settings"].items() if key not in NOT_COMPUTED}
+    content["execution"].pop("keep_records")
+    content.pop("data")
+    text = json.dumps([content, data_hash, code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def path(root: Path, scale: str, row: str, arm: str, seed: int) -> Path:
+    """Where the record of a trial lies."""
+    return root / "records" / scale / row / f"{arm}-{seed}.json"
+
+
+def find(file: Path, wanted: str) -> dict[str, Any] | None:
+    """The result in a record, or None where there is none with the wanted fingerprint."""
+    if not file.exists():
+        return None
+    record = outputs.read_json(file)
+    return record["result"] if record.get("fingerprint") == wanted else None
+
+
+def keep(file: Path, mark: str, result: dict[str, Any]) -> None:
+    """Writes a record, atomically."""
+    outputs.write_json(file, {"fingerprint": mark, "result": result})

@@ -1,0 +1,106 @@
+"""Turns per-seed figures into paired differences, intervals, tests and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from stages import cli, outputs
+from stages.settings import Row
+
+ARMS = {"baseline": "baseline", "start": "morphogenesis", "dnm": "morphogenesis", "scratch": "morphogenesis"}
+# What a claim is about: its column in the document, the figure of a trial, and how two arms are compared.
+CLAIMS = {
+    "improvement": ("test_accuracy", "points"),
+    "training_time": ("training_flops", "percent"),
+    "parameters": ("parameters", "percent"),
+}
+CONTROLS = ("start", "scratch")
+BOOTSTRAP_SEED = 0
+
+Trials = dict[str, dict[int, dict[str, float]]]
+
+
+def main(context: cli.Context) -> None:
+    """Writes `metrics/<scale>/statistics/image_classification.json`."""
+    from stages import documented
+
+    table = documented.load()
+    content = {
+        name: row_statistics(
+            read_trials(context, name), row, {claim: table.number("image_classification", row.documented_row, claim) for claim in CLAIMS}
+        )
+        for name, row in context.settings.image_classification.items()
+    }
+    outputs.write_json(context.metrics / "statistics" / "image_classification.json", content)
+
+
+def read_trials(context: cli.Context, row: str) -> Trials:
+    """The per-seed figures of a row, by arm and seed."""
+    trials: Trials = {}
+    for stage in dict.fromkeys(ARMS.values()):
+        for line in outputs.read_csv(context.metrics / stage / f"{row}.trials.csv"):
+            arm, seed = line.pop("arm"), int(line.pop("seed"))
+            line.pop("fingerprint")
+            trials.setdefault(arm, {})[seed] = {key: float(value) for key, value in line.items()}
+    return trials
+
+
+def row_statistics(trials: Trials, row: Row, claimed: Mapping[str, float]) -> dict[str, Any]:
+    """Everything that the tables say of one row.
+
+    Args:
+        trials: figures by arm and seed; every arm has the same seeds.
+        row: the row's settings.
+        claimed: the document's figures of the row, by column.
+
+    Returns:
+        `arms`: per arm and figure its mean, deviation, extremes and 95% interval, accuracies in percent;
+        `claims`: per claim the paired difference dnm - baseline, its verdict and Holm-corrected p-value;
+        `controls`: per control the paired difference dnm - control in test accuracy, in points.
+    """
+    from stages import inference
+
+    seeds = {arm: sorted(of_arm) for arm, of_arm in trials.items()}
+    if len({tuple(values) for values in seeds.values()}) != 1:
+        raise cli.UserError(f"the arms have different seeds ({seeds}), expected the same; run their stages again")
+
+    def values(arm: str, figure: str) -> list[float]:
+        scale = 100.0 if figure.endswith("accuracy") else 1.0
+        return [scale * trials[arm][seed][figure] for seed in seeds[arm]]
+
+    arms = {
+        arm: {
+            figure: asdict(inference.summary(values(arm, figure)))
+            for figure in ("test_accuracy", "parameters", "training_flops", "epochs", "edits")
+        }
+        for arm in trials
+    }
+    claims = {}
+    for claim, (figure, unit) in CLAIMS.items():
+        treatment, control = values("dnm", figure), values("baseline", figure)
+        if unit == "percent":
+            treatment = [100.0 * (new / old - 1.0) for new, old in zip(treatment, control, strict=True)]
+            control = [0.0] * len(treatment)
+        difference = inference.paired_difference(treatment, control, seed=BOOTSTRAP_SEED)
+        verdict = inference.verdict(difference, documented=claimed[claim], measured_as_documented=row.as_documented)
+        claims[claim] = {
+            **asdict(difference), "unit": unit, "documented": claimed[claim], "verdict": str(verdict),
+        }  # fmt: skip
+    corrected = inference.holm([claim["p_value"] for claim in claims.values()])
+    for claim, p_value in zip(claims.values(), corrected, strict=True):
+        claim["holm_p_value"] = float(p_value)
+    controls = {
+        control: asdict(
+            inference.paired_difference(
+                values("dnm", "test_accuracy"), values(control, "test_accuracy"), seed=BOOTSTRAP_SEED
+            )
+        )
+        for control in CONTROLS
+    }
+    return {"arms": arms, "claims": claims, "controls": controls}
+
+
+if __name__ == "__main__":
+    cli.main(main, has_row=False)

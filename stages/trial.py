@@ -1,0 +1,144 @@
+"""One trial: one arm, one seed, from data to figures. Its result depends on the job alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+
+from dnm import Growth, count
+from stages.data import splits
+from stages.settings import Execution, Row
+from stages.tasks import image_classification as task
+from stages.training import Run, train
+
+# What `enable_aggressive_growth` switches: groups divided at an event, and the fraction that each grows by.
+AGGRESSIVE = (2, 1.0)
+CAREFUL = (1, 0.25)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a trial is to do.
+
+    Attributes:
+        row: name of the row.
+        settings: the row's settings.
+        execution: how to run.
+        data: path of the prepared data.
+        arm: baseline, dnm, start or scratch.
+        seed: seed of weights, data order and augmentation.
+        widths: architecture; None takes the arm's own from the settings.
+        flops: training FLOPs to spend; None trains for the epochs of the settings.
+    """
+
+    row: str
+    settings: Row
+    execution: Execution
+    data: str
+    arm: str
+    seed: int
+    widths: task.Widths | None = None
+    flops: int | None = None
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Runs a trial.
+
+    Returns:
+        Plain values: `figures` (flat), `curve` (one mapping an epoch), `events`, `journal`, `widths`, and `machine`,
+        which alone differs from run to run.
+    """
+    started = time.perf_counter()
+    torch.set_num_threads(job.execution.threads)
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory that it did not write; filling it costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    settings, device = job.settings.training, job.execution.device
+    data = splits.load(Path(job.data))
+    train_split, validation_split = _split(data, "train", job), _split(data, "validation", job)
+    model = _model(job, data).to(device)
+    per_epoch = len(train_split) // settings.batch_size
+    if per_epoch == 0:
+        raise ValueError(
+            f"{job.row}: batch_size is {settings.batch_size}, expected at most the {len(train_split)} training samples"
+        )
+    example = train_split.batch(torch.arange(1, device=device))[0]
+    total_steps = settings.epochs * per_epoch
+    if job.flops is not None:
+        total_steps = max(1, job.flops // (count(model, example).training * settings.batch_size))
+    trained = train(
+        model,
+        train_split,
+        validation_split,
+        settings,
+        seed=job.seed,
+        total_steps=total_steps,
+        growth=_growth(job, data, total_steps) if job.arm == "dnm" else None,
+        probe_size=job.settings.dnm.probe_size,
+        precision=job.execution.precision,
+    )
+    test_loss, test_accuracy = task.evaluate(model, _split(data, "test", job))
+    return {
+        "arm": job.arm,
+        "seed": job.seed,
+        "figures": _figures(trained, model, example, test_loss, test_accuracy),
+        "curve": [asdict(epoch) for epoch in trained.epochs],
+        "events": [event.as_dict() for event in trained.events],
+        "journal": [entry for event in trained.events for entry in event.entries],
+        "widths": [list(block) for block in task.widths_of(model)],
+        "machine": {"seconds": time.perf_counter() - started},
+    }
+
+
+def _figures(trained: Run, model, example, test_loss: float, test_accuracy: float) -> dict[str, float | int]:
+    cost = count(model, example)
+    return {
+        "test_accuracy": test_accuracy,
+        "test_loss": test_loss,
+        "validation_accuracy": trained.epochs[-1].validation_accuracy,
+        "validation_loss": trained.epochs[-1].validation_loss,
+        "train_loss": trained.epochs[-1].train_loss,
+        "parameters": cost.parameters,
+        "forward_flops": cost.forward,
+        "training_flops": trained.flops,
+        "epochs": len(trained.epochs),
+        "steps": trained.steps,
+        "edits": sum(len(event.entries) for event in trained.events),
+    }
+
+
+def _split(data: splits.DataSet, name: str, job: Job) -> task.Split:
+    images = getattr(data, name)
+    mean, deviation = splits.channel_statistics(data.train.images)
+    # Padding is for random crops, which only training takes.
+    padding = job.settings.training.crop_padding if name == "train" else 0
+    return task.Split.of(images.images, images.labels, padding, mean, deviation, job.execution.device)
+
+
+def _model(job: Job, data: splits.DataSet):
+    networks = job.settings.networks
+    widths = job.widths or (networks.baseline if job.arm == "baseline" else networks.start)
+    generator = torch.Generator().manual_seed(job.seed)
+    return task.network(widths, data.train.images.shape[3], len(data.class_names), generator)
+
+
+def _growth(job: Job, data: splits.DataSet, total_steps: int) -> Growth:
+    dnm = job.settings.dnm
+    edits, fraction = AGGRESSIVE if dnm.enable_aggressive_growth else CAREFUL
+    shape = data.train.images.shape
+    sample = torch.zeros(1, shape[3], shape[1], shape[2])
+    baseline = task.network(job.settings.networks.baseline, shape[3], len(data.class_names), torch.Generator())
+    cost = count(baseline, sample)
+    return Growth(
+        at_steps=tuple(sorted({max(1, round(time * total_steps)) for time in dnm.event_times})),
+        edits_per_event=edits,
+        fraction=fraction,
+        max_parameters=int(dnm.max_parameters * cost.parameters),
+        max_training_flops=int(dnm.max_training_flops * cost.training),
+        seed=job.seed,
+    )
