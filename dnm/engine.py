@@ -115,7 +115,8 @@ class Morphogenesis:
         graph = trace(self.model, self.example_inputs)
         before = count(self.model, self.example_inputs)
         norms = unit_gradient_norms(self.model, graph, probe_loss)
-        self.flops += before.training * self._probe_size()
+        # Tracing is one forward pass.
+        self.flops += (before.forward + before.training) * self._probe_size()
         totals = {name: units.norm().item() for name, units in norms.items()}
         entries, difference = [], 0.0
         for name in sorted(totals, key=lambda name: -totals[name]):
@@ -124,10 +125,10 @@ class Morphogenesis:
             edit = self._largest_division(graph, name, norms[name])
             if edit is None:
                 continue
-            # Tracing is one forward pass, the check two before the edit and two after it.
+            # `apply` traces and looks twice before the edit, and looks twice after it; then the new graph is traced.
             self.flops += 3 * self._probe_size() * count(self.model, self.example_inputs).forward
             applied = apply(self.model, edit, self.example_inputs, self.optimizers)
-            self.flops += 2 * self._probe_size() * count(self.model, self.example_inputs).forward
+            self.flops += 3 * self._probe_size() * count(self.model, self.example_inputs).forward
             entries.append(applied.entry)
             difference = max(difference, applied.eval_difference, applied.train_difference)
             graph = trace(self.model, self.example_inputs)
@@ -145,8 +146,9 @@ class Morphogenesis:
     def _largest_division(self, graph: Graph, name: str, norms: Tensor) -> Divide | None:
         width = graph.group(name).width
         order = torch.argsort(norms, descending=True, stable=True).tolist()
-        multiple = self.growth.multiple if width >= 2 * self.growth.multiple else 2
-        added = min(width, multiple * max(1, round(self.growth.fraction * width / multiple)))
+        multiple = self.growth.multiple if width >= 2 * self.growth.multiple else min(2, width)
+        # A unit is divided once at most.
+        added = multiple * min(width // multiple, max(1, round(self.growth.fraction * width / multiple)))
         while added > 0:
             seed = self.growth.seed + self._steps
             edit = Divide(name, tuple(order[:added]), seed=seed)

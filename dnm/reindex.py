@@ -45,11 +45,30 @@ class Reindex:
     def of(self, tensor: Tensor, degree: int = 0) -> Tensor:
         """`tensor` (of the parameter's shape) along the map, scaled by the gradient scale to the power of `degree`."""
         taken = tensor.index_select(self.dimension, self.index.to(tensor.device))
-        if degree == 0:
-            return taken
-        shape = [1] * tensor.dim()
-        shape[self.dimension] = -1
-        return taken * self.gradient_scale.to(taken).pow(degree).view(shape)
+        if degree:
+            shape = [1] * tensor.dim()
+            shape[self.dimension] = -1
+            taken = taken * self.gradient_scale.to(taken).pow(degree).view(shape)
+        return self.laid_out(taken)
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """`tensor` in the parameter's memory format.
+
+        Fused optimizers walk parameter, gradient and moments in storage order: with different formats they would pair
+        elements that do not belong together.
+        """
+        parameter = self.parameter
+        if parameter.is_contiguous() or parameter.dim() != 4:
+            return tensor.contiguous()
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def state_degree(optimizer: Optimizer, key: str) -> int | None:
+    """Degree of a state entry in the gradient; None where it is not known."""
+    # RMSprop's momentum is over steps that are already divided by the gradient's size.
+    if key == "momentum_buffer" and isinstance(optimizer, torch.optim.RMSprop):
+        return 0
+    return STATE_DEGREES.get(key)
 
 
 def check_state(optimizers: Iterable[Optimizer], reindexes: Iterable[Reindex]) -> None:
@@ -60,14 +79,21 @@ def check_state(optimizers: Iterable[Optimizer], reindexes: Iterable[Reindex]) -
     """
     for optimizer, reindex in _held(optimizers, reindexes):
         for key, value in optimizer.state[reindex.parameter].items():
-            if not isinstance(value, Tensor) or (value.numel() == 1 and value.shape != reindex.parameter.shape):
+            if not isinstance(value, Tensor):
+                if value is None or isinstance(value, bool | int | float | str):
+                    continue
+                found = f"a {type(value).__name__}"
+            elif value.numel() == 1 and value.shape != reindex.parameter.shape:
                 continue
-            if key not in STATE_DEGREES or value.shape != reindex.parameter.shape:
-                raise StateError(
-                    f"{type(optimizer).__name__}: state {key!r} of shape {tuple(value.shape)} cannot follow an edit of "
-                    f"a parameter of shape {tuple(reindex.parameter.shape)}; expected one of {sorted(STATE_DEGREES)} "
-                    "of that shape"
-                )
+            elif state_degree(optimizer, key) is not None and value.shape == reindex.parameter.shape:
+                continue
+            else:
+                found = f"a tensor of shape {tuple(value.shape)}"
+            raise StateError(
+                f"{type(optimizer).__name__}: state {key!r} is {found} and cannot follow an edit of a parameter of "
+                f"shape {tuple(reindex.parameter.shape)}; expected scalars, and of {sorted(STATE_DEGREES)} tensors of "
+                "that shape"
+            )
 
 
 def carry_out(reindexes: list[Reindex], optimizers: Iterable[Optimizer]) -> Callable[[], None]:
@@ -81,10 +107,7 @@ def carry_out(reindexes: list[Reindex], optimizers: Iterable[Optimizer]) -> Call
     steps: list[tuple[Callable[[Tensor | None], None], Tensor | None, Tensor | None]] = []
     for reindex in reindexes:
         parameter = reindex.parameter
-        new = reindex.of(parameter.data) if reindex.values is None else reindex.values
-        # A resize that drops channels-last would silently change the kernels that run.
-        if parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
-            new = new.contiguous(memory_format=torch.channels_last)
+        new = reindex.of(parameter.data) if reindex.values is None else reindex.laid_out(reindex.values)
         gradient = parameter.grad
         steps.append((_set_data(parameter), parameter.data, new))
         if gradient is not None:
@@ -93,7 +116,9 @@ def carry_out(reindexes: list[Reindex], optimizers: Iterable[Optimizer]) -> Call
         state = optimizer.state[reindex.parameter]
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == reindex.parameter.shape:
-                steps.append((_set_item(state, key), value, reindex.of(value, STATE_DEGREES[key])))
+                degree = state_degree(optimizer, key)
+                assert degree is not None
+                steps.append((_set_item(state, key), value, reindex.of(value, degree)))
     for setter, _, new in steps:
         setter(new)
 

@@ -76,28 +76,34 @@ def apply(
         raise
     tolerance = TOLERANCES.get(before[0].dtype, 1e-4)
     # "not <=" so that NaN counts as a change.
-    if not max(differences) <= tolerance:
-        restore()
-        raise EditError(
-            f"{edit!r} changed the model's output by {max(differences):.1e} (relative), expected at most "
-            f"{tolerance:.0e}; it was taken back. Example inputs with NaN or infinite outputs have the same effect"
-        )
+    for mode, difference in zip(("eval", "train"), differences, strict=True):
+        if not difference <= tolerance:
+            restore()
+            raise EditError(
+                f"{edit!r} changed the model's output by {difference:.1e} (relative, in {mode} mode), expected at most "
+                f"{tolerance:.0e}; it was taken back. Example inputs with NaN or infinite outputs have the same effect"
+            )
     return Applied(edit, journal.entry(edit), *differences)
 
 
 def _outputs(model: nn.Module, example_inputs: Tensor | tuple | dict) -> tuple[Tensor, Tensor]:
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    # A loss that is not yet differentiated may hold the buffers: they are exchanged, not written to.
+    buffers = [
+        (module, name, buffer) for module in model.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
     outputs = []
     try:
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer.clone()
         for training in (False, True):
             # The forked generators give a dropout before and after the edit the same mask.
             with torch.no_grad(), torch.random.fork_rng():
                 model.train(training)
                 outputs.append(call(model, example_inputs))
     finally:
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
         for module, training in modes:
             module.training = training
     return outputs[0], outputs[1]

@@ -32,8 +32,8 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
     from stages import trial
 
     card = outputs.read_json(context.metrics / "prepare" / f"{context.row_name}.json")
-    code = records.code_hash(context.root)
-    marks = [records.fingerprint(job, card["sha256"], code) for job in jobs]
+    code = {job.arm: records.code_hash(context.root, job.arm) for job in jobs}
+    marks = [records.fingerprint(job, card["sha256"], code[job.arm]) for job in jobs]
     kept = context.settings.execution.keep_records
     files = [records.path(context.root, context.settings.scale, job.row, job.arm, job.seed) for job in jobs]
     known = [records.find(file, mark) if kept else None for file, mark in zip(files, marks, strict=True)]

@@ -52,7 +52,8 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
     writer = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: repr(value) if isinstance(value, float) else value for key, value in row.items()})
+        # NumPy's floats are floats too, but say so in their repr.
+        writer.writerow({key: repr(float(value)) if isinstance(value, float) else value for key, value in row.items()})
     write_text(path, stream.getvalue())
 
 

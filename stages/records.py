@@ -13,26 +13,40 @@ from stages import outputs
 if TYPE_CHECKING:
     from stages.trial import Job
 
-# What a trial's figures can depend on besides its settings and data.
-CODE = ("dnm", "stages/training.py", "stages/trial.py", "stages/tasks", "stages/data/splits.py")
+# What a trial's figures can depend on besides its settings and data. A network that is never edited runs through none of
+# the library but its counting.
+CODE = (
+    "dnm/cost.py",
+    "dnm/graph.py",
+    "stages/data/splits.py",
+    "stages/tasks",
+    "stages/training.py",
+    "stages/trial.py",
+)
+GROWN = ("dnm",)
 # Settings that say how a row is shown or how many trials there are, not what a trial computes.
 NOT_COMPUTED = ("documented_row", "protocol", "as_documented", "seeds", "data")
 
 
-def code_hash(root: Path) -> str:
-    """SHA-256 over the Python files that a trial runs through, names included."""
+def code_hash(root: Path, arm: str) -> str:
+    """SHA-256 over the Python files that a trial of an arm runs through, names included."""
+    entries = (*CODE, "dnm") if arm in GROWN else CODE
+    files = {
+        file
+        for entry in entries
+        for file in ((root / entry).rglob("*.py") if (root / entry).is_dir() else [root / entry])
+    }
     digest = hashlib.sha256()
-    for entry in CODE:
-        path = root / entry
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    for file in sorted(files):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def fingerprint(job: Job, data_hash: str, code: str) -> str:
     """SHA-256 over what decides a trial's figures: job, data and code."""
     content = asdict(job)
-    content["settings"] = {key: value for key, value in content["settings"].items() if key not in NOT_COMPUTED}
+    ignored = NOT_COMPUTED if job.arm in GROWN else (*NOT_COMPUTED, "dnm")
+    content["settings"] = {key: value for key, value in content["settings"].items() if key not in ignored}
     content["execution"].pop("keep_records")
     content.pop("data")
     text = json.dumps([content, data_hash, code], sort_keys=True)

@@ -196,6 +196,9 @@ def _value(kind: Any, raw: Any, path: Path, where: str, limits: Any) -> Any:
     if origin is dict:
         if not isinstance(raw, dict) or not raw:
             raise SettingsError(f"{path}: {where} is {_shown(raw)}, expected a mapping with at least one entry")
+        for key in raw:
+            if not isinstance(key, str):
+                raise SettingsError(f"{path}: {where} has the key {_shown(key)}, expected text: write it in quotes")
         return {key: _value(arguments[1], value, path, _join(where, key), limits) for key, value in raw.items()}
     if origin is tuple:
         if not isinstance(raw, list):
@@ -227,8 +230,9 @@ def _scalar(kind: type, raw: Any, path: Path, where: str, limits: Any) -> Any:
         if isinstance(raw, str) and kind in (int, float):
             hint = "; YAML reads this as text: write a plain number, such as 0.0001 or 1.0e-4"
         raise SettingsError(f"{path}: {where} is {_shown(raw)}, expected {_article(kind)}{hint}")
-    if limits and not limits["low"] <= raw <= limits["high"]:
-        high = f" and at most {limits['high']}" if limits["high"] != math.inf else ""
+    if limits and (raw == math.inf or not limits["low"] <= raw <= limits["high"]):
+        top = limits["high"]
+        high = f" and at most {top}" if top != math.inf else " and finite" if raw == math.inf else ""
         raise SettingsError(f"{path}: {where} is {raw}, expected at least {limits['low']}{high}")
     return float(raw) if kind is float else raw
 

@@ -29,7 +29,9 @@ def main(context: cli.Context) -> None:
     table = documented.load()
     content = {
         name: row_statistics(
-            read_trials(context, name), row, {claim: table.number("image_classification", row.documented_row, claim) for claim in CLAIMS}
+            read_trials(context, name),
+            row,
+            {claim: table.number("image_classification", row.documented_row, claim) for claim in CLAIMS},
         )
         for name, row in context.settings.image_classification.items()
     }
@@ -60,6 +62,8 @@ def row_statistics(trials: Trials, row: Row, claimed: Mapping[str, float]) -> di
         `claims`: per claim the paired difference dnm - baseline, its verdict and Holm-corrected p-value;
         `controls`: per control the paired difference dnm - control in test accuracy, in points.
     """
+    import numpy as np
+
     from stages import inference
 
     seeds = {arm: sorted(of_arm) for arm, of_arm in trials.items()}
@@ -69,6 +73,10 @@ def row_statistics(trials: Trials, row: Row, claimed: Mapping[str, float]) -> di
     def values(arm: str, figure: str) -> list[float]:
         scale = 100.0 if figure.endswith("accuracy") else 1.0
         return [scale * trials[arm][seed][figure] for seed in seeds[arm]]
+
+    def generator() -> np.random.Generator:
+        # One stream for each figure, so that no figure depends on how many others there are.
+        return np.random.default_rng(BOOTSTRAP_SEED)
 
     arms = {
         arm: {
@@ -83,7 +91,7 @@ def row_statistics(trials: Trials, row: Row, claimed: Mapping[str, float]) -> di
         if unit == "percent":
             treatment = [100.0 * (new / old - 1.0) for new, old in zip(treatment, control, strict=True)]
             control = [0.0] * len(treatment)
-        difference = inference.paired_difference(treatment, control, seed=BOOTSTRAP_SEED)
+        difference = inference.paired_difference(treatment, control, generator())
         verdict = inference.verdict(difference, documented=claimed[claim], measured_as_documented=row.as_documented)
         claims[claim] = {
             **asdict(difference), "unit": unit, "documented": claimed[claim], "verdict": str(verdict),
@@ -93,9 +101,7 @@ def row_statistics(trials: Trials, row: Row, claimed: Mapping[str, float]) -> di
         claim["holm_p_value"] = float(p_value)
     controls = {
         control: asdict(
-            inference.paired_difference(
-                values("dnm", "test_accuracy"), values(control, "test_accuracy"), seed=BOOTSTRAP_SEED
-            )
+            inference.paired_difference(values("dnm", "test_accuracy"), values(control, "test_accuracy"), generator())
         )
         for control in CONTROLS
     }

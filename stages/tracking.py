@@ -45,12 +45,12 @@ def log(context: Context, stage: str, results: Sequence[dict[str, Any]]) -> None
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    from mlflow.exceptions import MlflowException
-
+    # Its import sets its logger's level anew.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     try:
         _log(context, stage, results)
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        # Whatever is wrong with the store (its database raises errors of its own), the stage's files are written.
         print(f"mlflow: runs of {stage} {context.row_name} were not logged: {error}", file=sys.stderr)
 
 
@@ -110,8 +110,9 @@ def _experiment(client, context: Context) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    if os.environ.get("MLFLOW_TRACKING_URI"):
+    if uri(context.root).startswith("http"):
         return client.create_experiment(name)
+    # A store without a server would put them under the working directory.
     artifacts = Path(os.environ.get("DVC_ROOT") or context.root) / "mlartifacts" / context.settings.scale
     return client.create_experiment(name, artifact_location=artifacts.as_uri())
 

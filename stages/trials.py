@@ -71,9 +71,7 @@ def run(
             finished(jobs[number], results[number])
             progress.advance()
     except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
+        _end(executor)
         raise
     finally:
         if previous is not None:
@@ -81,6 +79,17 @@ def run(
         progress.close()
     executor.shutdown()
     return [results[number] for number in range(len(jobs))]
+
+
+def _end(executor: ProcessPoolExecutor) -> None:
+    # The executor replaces a process whose trial is over while it is being shut down, so ending those that run at one
+    # moment is not enough: the new one would take the next trial.
+    shutdown = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    shutdown.start()
+    while shutdown.is_alive():
+        for child in multiprocessing.active_children():
+            child.terminate()
+        shutdown.join(0.05)
 
 
 class Progress:

@@ -19,10 +19,15 @@ def unit_gradient_norms(model: nn.Module, graph: Graph, loss: Callable[[], Tenso
         loss: computes the scalar loss on a probe batch.
 
     Returns:
-        For every divisible group its units' norms, float64, shape `(width,)`. A group's norm is the norm of these.
+        For every divisible group whose incoming weights are trained, its units' norms, float64, shape `(width,)`. A group's norm is the norm of these.
     """
     groups = [group for group in graph.groups if group.divisible]
     weights = [model.get_submodule(group.name).get_parameter("weight") for group in groups]
+    trained = [weight.requires_grad for weight in weights]
+    groups = [group for group, is_trained in zip(groups, trained, strict=True) if is_trained]
+    weights = [weight for weight in weights if weight.requires_grad]
+    if not groups:
+        return {}
     modes = [(module, module.training) for module in model.modules()]
     try:
         # Batch statistics of a probe would otherwise enter the running ones.

@@ -1,0 +1,133 @@
+"""Regenerates every committed figure of the embedded scale in a fresh clone, from nothing, and compares."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stages import outputs
+from stages.cli import ROOT
+
+METRICS = "metrics/embedded"
+OUTSIDE_MACHINE = f":(exclude){METRICS}/machine"
+
+
+def main() -> None:
+    """Exits with 0 if what is committed is what the code gives, else with 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--tolerance", choices=("bits", "ci"), default="bits", help="ci: within the committed intervals"
+    )
+    parser.add_argument(
+        "--self-test", action="store_true", help="show that a forged figure and a changed loop are found"
+    )
+    arguments = parser.parse_args()
+    if arguments.self_test:
+        raise SystemExit(self_test())
+    if dirty := _git(ROOT, "status", "--porcelain").strip():
+        print(f"verify: looks at what is committed, not at these changes:\n{dirty}", file=sys.stderr)
+    raise SystemExit(0 if verify(arguments.tolerance) else 1)
+
+
+def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None) -> bool:
+    """Whether a clone of HEAD reproduces its own committed results.
+
+    Args:
+        tolerance: "bits", or "ci" for the confidence intervals.
+        change: applied to the clone and committed there before anything runs.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dnm-verify-") as folder:
+        clone = Path(folder) / "clone"
+        _git(ROOT, "clone", "--quiet", str(ROOT), str(clone))
+        change(clone)
+        shutil.rmtree(clone / METRICS, ignore_errors=True)
+        shutil.rmtree(clone / "records", ignore_errors=True)
+        (clone / "dvc.lock").unlink(missing_ok=True)
+        # A tracking server is not part of the proof, and a shared DVC cache would be a way around it.
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        environment |= {"DVC_SITE_CACHE_DIR": f"{folder}/site", "PYTHONDONTWRITEBYTECODE": "1"}
+        subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=clone, env=environment, check=True)
+        same = _same_bits(clone) if tolerance == "bits" else _within_intervals(clone)
+    print(f"verify: {'the committed results' if same else 'FAILED'}, {time.monotonic() - started:.0f} s")
+    return same
+
+
+def self_test() -> int:
+    """Runs `verify` on a clone with a forged figure and on one with a changed training loop; both must fail."""
+    results = {}
+    for name, change in (("one digit of a committed figure changed", _forge), ("one line of the loop changed", _alter)):
+        print(f"verify, self-test: {name}")
+        results[name] = not verify("bits", change)
+    for name, found in results.items():
+        print(f"verify, self-test: {name}: {'found' if found else 'NOT FOUND'}")
+    return 0 if all(results.values()) else 1
+
+
+def _same_bits(clone: Path) -> bool:
+    # DVC stages what it writes: the comparison is with HEAD, not with the index.
+    changed = _git(clone, "status", "--porcelain", "--untracked-files=all", "--", ".", OUTSIDE_MACHINE).splitlines()
+    committed = _git(clone, "ls-tree", "-r", "--name-only", "HEAD", "--", METRICS).splitlines()
+    if not any(not line.startswith(f"{METRICS}/machine/") for line in committed):
+        print(f"verify: no results are committed under {METRICS}; run `make repro` and commit them", file=sys.stderr)
+        return False
+    if changed:
+        print("verify: these files differ from what is committed:", *changed[:20], sep="\n", file=sys.stderr)
+        print(_git(clone, "diff", "HEAD", "--unified=0", "--", METRICS, OUTSIDE_MACHINE)[:3000], file=sys.stderr)
+    return not changed
+
+
+def _within_intervals(clone: Path) -> bool:
+    table = f"{METRICS}/tables/image_classification.csv"
+    committed = {(row["row"], row["column"]): row for row in outputs.read_csv(ROOT / table)}
+    outside = []
+    for row in outputs.read_csv(clone / table):
+        old = committed.get((row["row"], row["column"]))
+        if old is None or (row["measured"] == "") != (old["measured"] == ""):
+            outside.append(f"{row['row']}/{row['column']}: measured {row['measured']!r}, committed {old}")
+        elif row["measured"] and not float(old["low"]) <= float(row["measured"]) <= float(old["high"]):
+            outside.append(
+                f"{row['row']}/{row['column']}: {row['measured']}, committed interval [{old['low']}, {old['high']}]"
+            )
+    if outside:
+        print("verify: outside the committed intervals:", *outside, sep="\n", file=sys.stderr)
+    return not outside
+
+
+def _forge(clone: Path) -> None:
+    table = clone / METRICS / "tables" / "image_classification.csv"
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    number = next(i for i, line in enumerate(lines) if ",improvement," in line and line.split(",")[3])
+    cells = lines[number].split(",")
+    cells[3] = cells[3][:-1] + str((int(cells[3][-1]) + 1) % 10)
+    lines[number] = ",".join(cells)
+    _rewrite(clone, table, "".join(lines))
+
+
+def _alter(clone: Path) -> None:
+    loop = clone / "stages" / "training.py"
+    text = loop.read_text(encoding="utf-8")
+    _rewrite(clone, loop, text.replace("rate = learning_rate(settings, run.steps, total_steps)",
+                                       "rate = 0.999 * learning_rate(settings, run.steps, total_steps)"))  # fmt: skip
+
+
+def _rewrite(clone: Path, file: Path, text: str) -> None:
+    if file.read_text(encoding="utf-8") == text:
+        raise RuntimeError(f"{file.name}: nothing was changed; the self-test no longer fits the file")
+    outputs.write_text(file, text)
+    _git(clone, "-c", "user.name=verify", "-c", "user.email=verify@localhost", "commit", "--quiet", "-am", "changed")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()
