@@ -79,21 +79,22 @@ def check_state(optimizers: Iterable[Optimizer], reindexes: Iterable[Reindex]) -
     """
     for optimizer, reindex in _held(optimizers, reindexes):
         for key, value in optimizer.state[reindex.parameter].items():
-            if not isinstance(value, Tensor):
-                if value is None or isinstance(value, bool | int | float | str):
-                    continue
-                found = f"a {type(value).__name__}"
-            elif value.numel() == 1 and value.shape != reindex.parameter.shape:
+            if _follows(optimizer, key, value, reindex.parameter):
                 continue
-            elif state_degree(optimizer, key) is not None and value.shape == reindex.parameter.shape:
-                continue
-            else:
-                found = f"a tensor of shape {tuple(value.shape)}"
+            found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise StateError(
-                f"{type(optimizer).__name__}: state {key!r} is {found} and cannot follow an edit of a parameter of "
+                f"{type(optimizer).__name__}: state {key!r} {found} cannot follow an edit of a parameter of "
                 f"shape {tuple(reindex.parameter.shape)}; expected scalars, and of {sorted(STATE_DEGREES)} tensors of "
                 "that shape"
             )
+
+
+def _follows(optimizer: Optimizer, key: str, value: object, parameter: nn.Parameter) -> bool:
+    if not isinstance(value, Tensor):
+        return value is None or isinstance(value, bool | int | float | str)
+    if value.shape != parameter.shape:
+        return value.numel() == 1
+    return state_degree(optimizer, key) is not None
 
 
 def carry_out(reindexes: list[Reindex], optimizers: Iterable[Optimizer]) -> Callable[[], None]:

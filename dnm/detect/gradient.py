@@ -19,7 +19,8 @@ def unit_gradient_norms(model: nn.Module, graph: Graph, loss: Callable[[], Tenso
         loss: computes the scalar loss on a probe batch.
 
     Returns:
-        For every divisible group whose incoming weights are trained, its units' norms, float64, shape `(width,)`. A group's norm is the norm of these.
+        For every divisible group whose incoming weights are trained, its units' norms, float64, shape `(width,)`. A
+        group's norm is the norm of these.
     """
     groups = [group for group in graph.groups if group.divisible]
     weights = [model.get_submodule(group.name).get_parameter("weight") for group in groups]
