@@ -48,7 +48,11 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
         if kept:
             records.keep(files[number], marks[number], result)
 
-    results = trials.run(trial.run, [jobs[number] for number in missing], title=title, finished=finished)
+    try:
+        results = trials.run(trial.run, [jobs[number] for number in missing], title=title, finished=finished)
+    except (FloatingPointError, ValueError) as error:
+        # What a trial says of settings that cannot work, and `trials.workers` of its environment variable.
+        raise cli.UserError(str(error)) from error
     for number, result in zip(missing, results, strict=True):
         known[number] = result
     return [result for result in known if result is not None]

@@ -136,7 +136,7 @@ def _costs(documented: Documented) -> Iterator[Finding]:
             found=f"{low:.1f} to {high:.1f} ({worst})",
             expected=f"known to {2 * half_unit(stated[worst]):g}",
             holds=all(max(ends[row]) - min(ends[row]) <= 2 * half_unit(stated[row]) for row in stated),
-            sentence=f"The rounded figures of {worst} leave the {column} anywhere from {low:.1f} to {high:.1f} percent.",
+            sentence=f"The rounded figures of {worst} leave the {column} between {low:.1f} and {high:.1f} percent.",
         )
 
 
@@ -161,7 +161,7 @@ def _percent_meaning(documented: Documented) -> Iterator[Finding]:
         found="; ".join(f"{meaning}: {', '.join(tables)}" for meaning, tables in meanings.items()),
         expected="one meaning",
         holds=not all(meanings.values()),
-        sentence=f"Gains in percent are points in {len(meanings['points'])} tables, ratios in {len(meanings['relative'])}.",
+        sentence=f"Percent means points in {len(meanings['points'])} tables, ratios in {len(meanings['relative'])}.",
     )
 
 
@@ -370,7 +370,7 @@ def _intervals(documented: Documented) -> Iterator[Finding]:
             expected=f"+/- {half[row]:.2f}",
             holds=abs(fitting - half[row]) <= half_unit(interval[row].low),
             sentence=f"Two arms of {count:g} runs with a standard deviation of {std:g} give +/- {fitting:.2f} points; "
-            f"+/- {half[row]:.2f} is stated, for which the baseline's standard deviation would have to be {needed:.1f}.",
+            f"+/- {half[row]:.2f} is stated, for which the baseline's would have to be {needed:.1f}.",
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import environment
+from stages import environment, outputs
 from stages.settings import Row, Settings, SettingsError, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def main(stage: Callable[[Context], None], *, has_row: bool) -> None:
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
-    except (SettingsError, UserError) as error:
+    except (SettingsError, UserError, outputs.Locked) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

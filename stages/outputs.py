@@ -63,12 +63,16 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+class Locked(RuntimeError):
+    """Another process writes the same outputs."""
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Holds a lock for outputs at `path`: a stage whose parent was killed may still be writing them.
 
     Raises:
-        RuntimeError: another process holds it.
+        Locked: another process holds it.
     """
     import fcntl
 
@@ -77,9 +81,7 @@ def exclusive(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(
-                f"{path} is locked: another process is writing this stage's outputs; wait or end it"
-            ) from None
+            raise Locked(f"{path} is locked: another process is writing this stage's outputs; wait or end it") from None
         yield
 
 

@@ -13,8 +13,8 @@ from stages import outputs
 if TYPE_CHECKING:
     from stages.trial import Job
 
-# What a trial's figures can depend on besides its settings and data. A network that is never edited runs through none of
-# the library but its counting.
+# What a trial's figures can depend on besides its settings and data. A network that is never edited runs through none
+# of the library but its counting.
 CODE = (
     "dnm/cost.py",
     "dnm/graph.py",

@@ -14,7 +14,8 @@ Cells = list[dict[str, Any]]
 NO_ROW = "no data set of this row is set up at this scale"
 NO_SEARCH = "no architecture search is run at this scale"
 CELL_COLUMNS = (
-    "row", "column", "documented", "measured", "low", "high", "unit", "seeds", "measured_on", "protocol", "verdict", "note",
+    "row", "column", "documented", "measured", "low", "high", "unit", "seeds", "measured_on", "protocol", "verdict",
+    "note",
 )  # fmt: skip
 ARMS = ("baseline", "nas", "dnm", "start", "scratch")
 CLAIMS = ("improvement", "training_time", "parameters")

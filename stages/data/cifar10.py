@@ -238,11 +238,11 @@ def _read_records(path: Path) -> Images:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}), expected a file of the binary CIFAR-10 archive; unpack it again"
+            f"{path}: cannot be read ({error.strerror}), expected a file of the binary archive; unpack it again"
         ) from error
     if len(content) == 0 or len(content) % _RECORD:
         raise DataError(
-            f"{path}: {len(content)} bytes, expected a multiple of {_RECORD}, one label and 3 x 32 x 32 pixels a record; "
+            f"{path}: {len(content)} bytes, expected a multiple of {_RECORD}, a label and 3 x 32 x 32 pixels each; "
             "the file is damaged or of another kind: unpack the archive again"
         )
     records = content.reshape(-1, _RECORD)

@@ -1,0 +1,57 @@
+# `make` alone lists what there is.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+# Relative, because a clone's path may hold spaces.
+PYTHON := .venv/bin/python
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" $(PYTHON)
+
+.PHONY: help env repro test verify workstation ui lint benchmark nightly lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+env: .venv/installed ## make the environment in .venv from the hash-checked lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@echo "environment: installing what requirements.lock names into .venv (about 6 GB, torch with its libraries)"
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$python -m venv --clear .venv; \
+	done; echo "error: no Python 3.11 or newer found as python3 or python3.11 to python3.14; install one" >&2; exit 1
+	@awk '/^uv==/ {p = 1; print; next} /^[^ #]/ {p = 0} p' requirements.lock > .venv/uv.lock
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	@.venv/bin/uv pip install --quiet --python $(PYTHON) --require-hashes -r requirements.lock
+	@.venv/bin/uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: .venv/installed ## run the embedded pipeline: what is out of date, and nothing else
+	@echo "pipeline: embedded scale; trials run in parallel (DNM_WORKERS=1 for one at a time)"
+	@$(RUN) -m dvc repro
+	@echo "results: metrics/embedded/tables/; runs: make ui"
+
+test: .venv/installed ## run the tests
+	@$(RUN) -m pytest -m "not benchmark"
+
+verify: .venv/installed ## regenerate every committed figure from nothing and compare the bits (TOLERANCE=ci: the intervals)
+	@$(RUN) -m stages.verify --tolerance $(or $(TOLERANCE),bits)
+
+workstation: .venv/installed ## run the workstation scale: real data, hours, resumable
+	@$(RUN) -m dvc repro scales/workstation/dvc.yaml
+
+ui: .venv/installed ## show the runs in a browser, on this machine only
+	@echo "runs: http://127.0.0.1:5000 (Ctrl-C ends it)"
+	@MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(RUN) -m mlflow ui --workers 1 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+lint: .venv/installed ## check style and types
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pyright
+
+benchmark: .venv/installed ## compare speeds with peers, on a quiet machine
+	@$(RUN) -m pytest -m benchmark -s
+
+nightly: lint test verify benchmark ## all checks: with one worker too, and that verify finds a forged figure and a changed loop
+	@DNM_WORKERS=1 $(RUN) -m stages.verify
+	@$(RUN) -m stages.verify --self-test
+
+lock: ## resolve the dependencies anew
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --fork-strategy fewest \
+	  --python-version 3.11 --quiet --output-file requirements.lock

@@ -1,0 +1,384 @@
+"""The training loop: against closed forms, and against slow loops that are written here again from its description."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dnm import Growth, Morphogenesis, count
+from stages import training
+from stages.data import splits
+from stages.settings import Row, Training
+from stages.tasks import image_classification as task
+
+PER_EPOCH = 6  # 96 training images, 16 a batch
+
+
+@pytest.fixture(scope="module")
+def data(tiny_data: Path) -> splits.DataSet:
+    return splits.load(tiny_data)
+
+
+def split_of(data: splits.DataSet, name: str, padding: int = 0) -> task.Split:
+    images = getattr(data, name)
+    return task.Split.of(images.images, images.labels, padding, *splits.channel_statistics(data.train.images), "cpu")
+
+
+@pytest.fixture
+def settings(tiny_row: Row) -> Training:
+    return tiny_row.training
+
+
+@pytest.fixture
+def train_and_validation(data: splits.DataSet) -> tuple[task.Split, task.Split]:
+    return split_of(data, "train", padding=2), split_of(data, "validation")
+
+
+def network(row: Row, arm: str = "baseline", seed: int = 0) -> nn.Sequential:
+    return task.network(getattr(row.networks, arm), 3, 3, torch.Generator().manual_seed(seed))
+
+
+def growth(row: Row, *at_steps: int) -> Growth:
+    cost = count(network(row), torch.zeros(1, 3, 8, 8))
+    return Growth(
+        at_steps, edits_per_event=1, fraction=0.25, max_parameters=cost.parameters, max_training_flops=cost.training
+    )
+
+
+def same_bits(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# The learning rate
+
+
+@pytest.mark.parametrize("step", [0, 1, 57, 199, 200])
+def test_constant_learning_rate(settings: Training, step: int) -> None:
+    constant = dataclasses.replace(settings, schedule="constant", learning_rate=0.3)
+    assert training.learning_rate(constant, step, 200) == 0.3
+
+
+def test_trapezoid(settings: Training) -> None:
+    trapezoid = dataclasses.replace(settings, schedule="trapezoid", learning_rate=0.5, warmup=0.1, decay_from=0.6)
+    rates = [training.learning_rate(trapezoid, step, 200) for step in range(201)]
+    up = [0.5 * (step + 1) / 20 for step in range(20)]
+    flat = [0.5] * 101
+    down = [0.5 * (200 - step) / 80 for step in range(121, 201)]
+    assert rates == pytest.approx(up + flat + down, rel=1e-12, abs=1e-15)
+    assert max(rates) == 0.5
+    assert rates[-1] == 0.0
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 1000])
+def test_trapezoid_without_slopes_is_flat(settings: Training, total: int) -> None:
+    flat = dataclasses.replace(settings, schedule="trapezoid", warmup=0.0, decay_from=1.0)
+    rates = {training.learning_rate(flat, step, total) for step in range(total)}
+    assert rates == {settings.learning_rate}
+
+
+def test_the_schedule_reaches_the_optimizer(
+    settings: Training, tiny_row: Row, train_and_validation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[float] = []
+    make = training.make_optimizer
+
+    def recording(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+        optimizer = make(model, settings)
+        optimizer.register_step_pre_hook(lambda made, *_: used.append(made.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(training, "make_optimizer", recording)
+    run = training.train(network(tiny_row), *train_and_validation, settings, seed=0, total_steps=10)
+    assert used == [training.learning_rate(settings, step, 10) for step in range(10)]
+    assert [epoch.learning_rate for epoch in run.epochs] == [used[5], used[9]]
+
+
+# When it ends
+
+
+@pytest.fixture
+def validation_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
+    """Makes `task.evaluate` say these losses, one a call."""
+
+    def say(losses: list[float]) -> None:
+        values: Iterator[float] = iter(losses)
+        monkeypatch.setattr(task, "evaluate", lambda model, split: (next(values), 0.5))
+
+    return say
+
+
+#         lowest at epoch 2; an equal loss is not a lower one
+LOSSES = [1.0, 0.8, 0.9, 0.8, 0.85, 0.81, 0.7, 0.6, 0.5, 0.4]
+
+
+@pytest.mark.parametrize("patience, epochs", [(1, 3), (2, 4), (3, 5), (4, 6), (5, 10)])
+def test_early_stopping(settings, tiny_row, train_and_validation, validation_losses, patience: int, epochs: int):
+    validation_losses(LOSSES)
+    stopping = dataclasses.replace(settings, early_stopping=True, patience=patience)
+    run = training.train(network(tiny_row), *train_and_validation, stopping, seed=0, total_steps=10 * PER_EPOCH)
+    assert len(run.epochs) == epochs
+    assert run.steps == epochs * PER_EPOCH
+    assert [epoch.validation_loss for epoch in run.epochs] == LOSSES[:epochs]
+
+
+def test_without_early_stopping_it_goes_on(settings, tiny_row, train_and_validation, validation_losses) -> None:
+    validation_losses([1.0, 2.0, 3.0, 4.0])
+    going_on = dataclasses.replace(settings, early_stopping=False, patience=1)
+    run = training.train(network(tiny_row), *train_and_validation, going_on, seed=0, total_steps=4 * PER_EPOCH)
+    assert len(run.epochs) == 4
+
+
+@pytest.mark.parametrize("total, steps", [(1, [1]), (5, [5]), (6, [6]), (7, [6, 7]), (20, [6, 12, 18, 20])])
+def test_total_steps_with_a_part_epoch(settings, tiny_row, train_and_validation, total: int, steps: list[int]) -> None:
+    seen: list[training.Epoch] = []
+    run = training.train(
+        network(tiny_row), *train_and_validation, settings, seed=0, total_steps=total, after_epoch=seen.append
+    )
+    assert run.steps == total
+    assert [epoch.step for epoch in run.epochs] == steps
+    assert [epoch.epoch for epoch in run.epochs] == list(range(1, len(steps) + 1))
+    assert seen == run.epochs
+
+
+def test_every_epoch_is_validated_with_the_weights_of_its_end(settings, tiny_row, train_and_validation) -> None:
+    model, (train_split, validation) = network(tiny_row), train_and_validation
+    again: list[tuple[float, float]] = []
+    run = training.train(
+        model, train_split, validation, settings, seed=0, total_steps=14,
+        after_epoch=lambda epoch: again.append(task.evaluate(model, validation)),
+    )  # fmt: skip
+    assert [(epoch.validation_loss, epoch.validation_accuracy) for epoch in run.epochs] == again
+    assert len(set(again)) == 3
+    assert model.training
+
+
+def test_a_loss_that_is_not_finite_ends_it(settings, tiny_row, train_and_validation) -> None:
+    train_split, validation = train_and_validation
+    broken = dataclasses.replace(train_split, mean=train_split.mean * math.nan)
+    with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 1; lower learning_rate \(0.004\) or set grad"):
+        training.train(network(tiny_row), broken, validation, settings, seed=0, total_steps=12)
+
+
+# What it costs
+
+
+def test_flops_of_a_fixed_network(settings, tiny_row, train_and_validation) -> None:
+    model = network(tiny_row)
+    cost = count(model, torch.zeros(1, 3, 8, 8))
+    run = training.train(model, *train_and_validation, settings, seed=0, total_steps=8)
+    assert run.flops == 8 * 16 * cost.training
+    assert [epoch.flops for epoch in run.epochs] == [6 * 16 * cost.training, 8 * 16 * cost.training]
+    assert {epoch.parameters for epoch in run.epochs} == {cost.parameters}
+
+
+def test_flops_of_a_growing_network(settings, tiny_row, train_and_validation, monkeypatch) -> None:
+    engines: list[Morphogenesis] = []
+
+    def make(*arguments) -> Morphogenesis:
+        engines.append(Morphogenesis(*arguments))
+        return engines[-1]
+
+    monkeypatch.setattr(training, "Morphogenesis", make)
+    run = training.train(
+        network(tiny_row, "start"), *train_and_validation, settings, seed=0, total_steps=10,
+        growth=growth(tiny_row, 2, 7), probe_size=32,
+    )  # fmt: skip
+    (engine,), (first, second) = engines, run.events
+    assert first.before.training < second.before.training < second.after.training
+    steps = 2 * first.before.training + 5 * second.before.training + 3 * second.after.training
+    assert run.flops == 16 * steps + engine.flops
+    assert engine.flops > 32 * (first.before.training + second.before.training)
+    assert run.epochs[-1].flops == run.flops
+    assert [epoch.parameters for epoch in run.epochs] == [first.after.parameters, second.after.parameters]
+
+
+# What decides its bits
+
+
+@pytest.mark.parametrize("arm, grows", [("baseline", False), ("start", True)])
+def test_the_same_seed_gives_the_same_bits(settings, tiny_row, train_and_validation, arm: str, grows: bool) -> None:
+    def once(seed: int) -> tuple[nn.Module, training.Run]:
+        model = network(tiny_row, arm)
+        plan = growth(tiny_row, 2, 7) if grows else None
+        return model, training.train(
+            model, *train_and_validation, settings, seed=seed, total_steps=9, growth=plan, probe_size=32
+        )
+
+    # Nothing comes from the global generator.
+    torch.manual_seed(1)
+    (one, first), (other, second) = once(3), once(3)
+    assert same_bits(one, other)
+    assert first == second
+    different, _ = once(4)
+    assert not same_bits(one, different)
+
+
+def test_every_arm_sees_the_same_batches(settings, tiny_row, train_and_validation, monkeypatch) -> None:
+    real = task.Split.batch
+
+    def batches(arm: str, plan: Growth | None) -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        def recording(self, rows, generator=None, flip=False):
+            images, labels = real(self, rows, generator, flip)
+            if generator is not None:
+                seen.append(images.clone())
+            return images, labels
+
+        with monkeypatch.context() as patch:
+            patch.setattr(task.Split, "batch", recording)
+            training.train(
+                network(tiny_row, arm), *train_and_validation, settings, seed=5, total_steps=14, growth=plan,
+                probe_size=32,
+            )  # fmt: skip
+        return seen
+
+    fixed, grown = batches("baseline", None), batches("start", growth(tiny_row, 2, 7))
+    assert len(fixed) == len(grown) == 14
+    assert all(torch.equal(one, other) for one, other in zip(fixed, grown, strict=True))
+    assert not torch.equal(fixed[0], fixed[6])
+
+
+def test_a_pass_shows_every_image_once(data: splits.DataSet) -> None:
+    split = split_of(data, "train")
+    shown = [
+        labels
+        for _, labels in dataclasses.replace(split, labels=torch.arange(len(split))).epoch(
+            20, torch.Generator().manual_seed(0), torch.Generator(), False
+        )
+    ]
+    assert [len(batch) for batch in shown] == [20] * 4
+    assert len(torch.cat(shown).unique()) == 80
+
+
+# Batches
+
+
+def augmented(split: task.Split, rows: Tensor, generator: torch.Generator, flip: bool) -> np.ndarray:
+    """Crops, flips and normalises image by image and pixel by pixel: `num x channels x height x width`."""
+    num, pad = len(rows), split.padding
+    images, mean, deviation = (tensor.numpy() for tensor in (split.images, split.mean, split.deviation))
+    height, width = (extent - 2 * pad for extent in images.shape[1:3])
+    corners = torch.randint(2 * pad + 1, (2, num, 1), generator=generator)
+    draws = torch.rand(num, 1, generator=generator) if flip else torch.ones(num, 1)
+    result = np.empty((num, images.shape[3], height, width), np.float32)
+    for number, row in enumerate(rows.tolist()):
+        top, left = int(corners[0, number]), int(corners[1, number])
+        for y in range(height):
+            for x in range(width):
+                from_x = left + (width - 1 - x if draws[number] < 0.5 else x)
+                pixel = images[row, top + y, from_x].astype(np.float32)
+                result[number, :, y, x] = (pixel - mean) / deviation
+    return result
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+@pytest.mark.parametrize("flip", [False, True])
+def test_augmentation_against_a_loop_over_pixels(data: splits.DataSet, padding: int, flip: bool) -> None:
+    split = split_of(data, "train", padding)
+    rows = torch.tensor([5, 0, 95, 5, 17, 31, 44, 60])
+    mine, theirs = (torch.Generator().manual_seed(9) for _ in range(2))
+    for _ in range(2):
+        images, labels = split.batch(rows, mine, flip)
+        assert images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(labels, split.labels[rows])
+        if padding or flip:
+            assert np.array_equal(images.numpy(), augmented(split, rows, theirs, flip))
+        else:
+            assert np.array_equal(images.numpy(), augmented(split, rows, torch.Generator(), flip))
+    # The same draws and no more: the next batch starts from the same place of the stream.
+    assert torch.equal(mine.get_state(), theirs.get_state())
+
+
+def test_augmentation_does_something(data: splits.DataSet) -> None:
+    split, rows = split_of(data, "train", 2), torch.zeros(1000, dtype=torch.int64)
+    images, _ = split.batch(rows, torch.Generator().manual_seed(0), flip=True)
+    # 5 x 5 places, mirrored or not.
+    assert len(images.flatten(1).unique(dim=0)) == 50
+
+
+def test_normalisation(data: splits.DataSet) -> None:
+    split = split_of(data, "train", padding=2)
+    images, labels = split.batch(torch.arange(len(split)))
+    raw = data.train.images.astype(np.float64)
+    expected = (raw - raw.mean(axis=(0, 1, 2))) / raw.std(axis=(0, 1, 2))
+    assert images.numpy().transpose(0, 2, 3, 1) == pytest.approx(expected, abs=1e-5)
+    assert torch.equal(labels, torch.from_numpy(data.train.labels))
+
+
+def test_the_test_split_is_normalised_with_the_training_images(data: splits.DataSet) -> None:
+    split = split_of(data, "test")
+    images, _ = split.batch(torch.arange(1))
+    raw = data.train.images.astype(np.float64)
+    expected = (data.test.images[0] - raw.mean(axis=(0, 1, 2))) / raw.std(axis=(0, 1, 2))
+    assert images[0].numpy().transpose(1, 2, 0) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 500])
+@pytest.mark.parametrize("mode", [False, True])
+def test_evaluate_against_float64(data: splits.DataSet, tiny_row: Row, batch_size: int, mode: bool) -> None:
+    split, model = split_of(data, "test"), network(tiny_row).train(mode)
+    before = copy.deepcopy(model)
+    loss, accuracy = task.evaluate(model, split, batch_size)
+    double = copy.deepcopy(model).double().eval()
+    with torch.no_grad():
+        logits = double(split.batch(torch.arange(len(split)))[0].double()).numpy()
+    labels = data.test.labels
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chosen = (shifted / shifted.sum(axis=1, keepdims=True))[np.arange(len(labels)), labels]
+    assert loss == pytest.approx(-np.log(chosen).mean(), rel=1e-5)
+    assert accuracy == (logits.argmax(axis=1) == labels).mean()
+    assert model.training is mode
+    assert same_bits(model, before)
+
+
+# A peer that was written without looking at the loop
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+@pytest.mark.parametrize("clipping", [0.0, 0.5])
+def test_a_bare_loop_gives_the_same_bits(
+    settings, tiny_row, train_and_validation, optimizer: str, clipping: float
+) -> None:
+    train_split, validation = train_and_validation
+    settings = dataclasses.replace(settings, optimizer=optimizer, gradient_clipping=clipping, schedule="constant")
+    seed, steps = 11, 8
+    model = network(tiny_row)
+    run = training.train(model, train_split, validation, settings, seed=seed, total_steps=steps)
+
+    bare = network(tiny_row)
+    if optimizer == "AdamW":
+        updates = torch.optim.AdamW(bare.parameters(), lr=0.004, weight_decay=0.05, fused=True)
+    else:
+        updates = torch.optim.SGD(
+            bare.parameters(), lr=0.004, weight_decay=0.05, momentum=0.9, nesterov=True, fused=True
+        )
+    order, crops = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
+    bare.train()
+    losses = []
+    for step in range(steps):
+        if step % PER_EPOCH == 0:
+            shuffled = torch.randperm(96, generator=order)
+        rows = shuffled[16 * (step % PER_EPOCH) :][:16]
+        images = torch.from_numpy(augmented(train_split, rows, crops, flip=True))
+        images = images.to(memory_format=torch.channels_last)
+        loss = nn.functional.cross_entropy(bare(images), train_split.labels[rows])
+        updates.zero_grad()
+        loss.backward()
+        if clipping:
+            nn.utils.clip_grad_norm_(bare.parameters(), clipping)
+        updates.step()
+        losses.append(loss.item())
+    assert same_bits(model, bare)
+    assert run.epochs[0].train_loss == pytest.approx(np.mean(losses[:PER_EPOCH]), rel=1e-6)
+    assert run.epochs[1].train_loss == pytest.approx(np.mean(losses[PER_EPOCH:]), rel=1e-6)

@@ -1,0 +1,218 @@
+"""Trials in processes: the same results for any number of workers, and no process left behind however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import trials
+from stages.settings import Row
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# Results
+
+
+def without_machine(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in result.items() if key != "machine"} for result in results]
+
+
+def test_the_number_of_workers_changes_nothing(make_job: Callable, tiny_row: Row, monkeypatch) -> None:
+    from stages import trial
+
+    longer = dataclasses.replace(tiny_row, training=dataclasses.replace(tiny_row.training, epochs=15))
+    # The first takes longest, so that with two workers it is not the first to end.
+    jobs = [make_job("baseline", 1, settings=longer), make_job("dnm", 0), make_job("start", 0, flops=10_000_000)]
+    results: dict[int, list] = {}
+    for number in (1, 2):
+        monkeypatch.setenv("DNM_WORKERS", str(number))
+        told: list[tuple[str, str]] = []
+        results[number] = trials.run(
+            trial.run, jobs, title="tiny", finished=lambda job, result, told=told: told.append((job.arm, result["arm"]))
+        )
+        assert [(result["arm"], result["seed"]) for result in results[number]] == [(job.arm, job.seed) for job in jobs]
+        assert sorted(told) == [("baseline",) * 2, ("dnm",) * 2, ("start",) * 2]
+    assert json.dumps(without_machine(results[1])) == json.dumps(without_machine(results[2]))
+    grown = results[1][1]
+    assert grown["figures"]["edits"] == len(grown["journal"]) > 0
+    # A trial that ran in this process gives the same bits too.
+    assert without_machine([trial.run(jobs[1])]) == without_machine([grown])
+    assert multiprocessing.active_children() == []
+
+
+def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_row, monkeypatch) -> None:
+    from stages import trial
+
+    broken = dataclasses.replace(tiny_row, training=dataclasses.replace(tiny_row.training, batch_size=97))
+    endless = dataclasses.replace(tiny_row, training=dataclasses.replace(tiny_row.training, epochs=100_000))
+    jobs = [make_job(settings=broken), *(make_job(seed=seed, settings=endless) for seed in range(3))]
+    for number in (1, 2):
+        monkeypatch.setenv("DNM_WORKERS", str(number))
+        with pytest.raises(ValueError, match="tiny: batch_size is 97, expected at most the 96 training samples"):
+            trials.run(trial.run, jobs, title="tiny")
+        assert multiprocessing.active_children() == []
+
+
+def test_no_jobs_no_processes() -> None:
+    assert trials.run(len, [], title="none") == []
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " "])
+def test_a_number_of_workers_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNM_WORKERS", text)
+    with pytest.raises(ValueError, match=f"DNM_WORKERS is {text!r}, expected a whole number of at least 1"):
+        trials.workers()
+
+
+@pytest.mark.parametrize("text, number", [("1", 1), ("16", 16), ("", len(os.sched_getaffinity(0)))])
+def test_the_number_of_workers(text: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNM_WORKERS", text)
+    assert trials.workers() == number
+
+
+# Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    yield now
+
+
+def test_plain_lines_without_a_terminal(clock, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DNM_WORKERS", "2")
+    progress = trials.Progress("baseline row", 5)
+    for moment in (104.0, 130.0, 135.0, 190.0, 200.0):
+        clock[0] = moment
+        progress.advance()
+    progress.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "baseline row: 5 trials, 2 at a time",
+        # Not after 4 seconds, nor 5 seconds after the line before.
+        "baseline row: 2/5 trials, 0:30 gone, 0:45 left",
+        "baseline row: 4/5 trials, 1:30 gone, 0:22 left",
+        "baseline row: 5/5 trials, 1:40 gone, 0:00 left",
+    ]
+
+
+def test_one_line_in_a_terminal(clock, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = trials.Progress("row", 2)
+    for moment in (101.0, 102.0):
+        clock[0] = moment
+        progress.advance()
+    progress.close()
+    assert capsys.readouterr().err == (
+        "\rrow: 1/2 trials, 0:01 gone, 0:01 left   \rrow: 2/2 trials, 0:02 gone, 0:00 left   \n"
+    )
+
+
+# Ends
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from stages import outputs, trials
+
+folder, number = Path(sys.argv[1]), getattr(signal, sys.argv[2])
+
+def work(job):
+    (folder / f"started-{job}").touch()
+    if job == 0:
+        return list(range(1000))
+    time.sleep(300)
+
+def finished(job, result):
+    if number != signal.SIGKILL and sys.argv[3] == "while writing":
+        # All is in the temporary file, which has not replaced the old one yet.
+        os.replace = lambda *places: (os.kill(os.getpid(), number), time.sleep(5))
+    outputs.write_json(folder / "record.json", result)
+
+if __name__ == "__main__":
+    outputs.write_json(folder / "record.json", "old")
+    try:
+        trials.run(work, range(4), title="work", finished=finished, preload=())
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts the script in a process group of its own; returns when two trials sleep."""
+    (tmp_path / "work.py").write_text(SCRIPT, encoding="utf-8")
+    processes: list[subprocess.Popen] = []
+
+    def start(signal_name: str, when: str = "") -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "work.py"), str(tmp_path), signal_name, when],
+            env={**os.environ, "DNM_WORKERS": "2", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        processes.append(process)
+        if not when:
+            deadline = time.monotonic() + 60
+            while not ((tmp_path / "started-1").exists() and (tmp_path / "started-2").exists()):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+        return process
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for_all(process: subprocess.Popen) -> str:
+    """Waits until the process and all that it started are gone, and returns what they said.
+
+    Every one of them holds the pipes: they are at their end when the last one is.
+    """
+    return process.communicate(timeout=10)[1]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("to_all", [True, False], ids=["group", "parent"])
+def test_a_signal_ends_all(name: str, to_all: bool, started: Callable, tmp_path: Path) -> None:
+    process = started(name)
+    # Ctrl-C in a terminal reaches the whole group, `kill` one process.
+    (os.killpg if to_all else os.kill)(process.pid, getattr(signal, name))
+    said = wait_for_all(process)
+    if name == "SIGINT" or not to_all:
+        assert process.returncode == 130
+        assert "Traceback" not in said
+    else:
+        assert process.returncode != 0
+    assert not (tmp_path / "started-3").exists()
+    assert json.loads((tmp_path / "record.json").read_text()) == list(range(1000))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_in_the_middle_of_writing(name: str, started: Callable, tmp_path: Path) -> None:
+    process = started(name, "while writing")
+    wait_for_all(process)
+    assert process.returncode == 130
+    assert json.loads((tmp_path / "record.json").read_text()) == "old"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_the_children_do_not_outlive_a_killed_parent(started: Callable) -> None:
+    process = started("SIGKILL")
+    process.kill()
+    wait_for_all(process)
+    assert process.returncode == -signal.SIGKILL
