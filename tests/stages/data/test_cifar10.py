@@ -169,7 +169,7 @@ def test_binary_records(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "data_batch_3.bin: cannot be read .*expected a file of the binary CIFAR-10 archive"),
+        (None, "data_batch_3.bin: cannot be read .*expected a file of the binary archive"),
         (b"", "data_batch_3.bin: 0 bytes, expected a multiple of 3073"),
         (bytes(3072), "data_batch_3.bin: 3072 bytes, expected a multiple of 3073"),
         (bytes(3073) + b"\x0a" + bytes(3072), "data_batch_3.bin: record 1: label is 10, expected 0 to 9"),

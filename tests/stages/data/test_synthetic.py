@@ -101,7 +101,9 @@ def test_figures_stand_out_from_their_background():
     grey = train.images.astype(np.float64).mean(axis=3)
     skeletons = synthetic._make_skeletons(10, synthetic._stream(0, 0, 0))
     cover = synthetic._coverage(skeletons.points, skeletons.present, np.full((10, 1), 0.08, np.float32), 16, 6) > 0.5
-    contrast = [abs(image[cover[one]].mean() - image[~cover[one]].mean()) for image, one in zip(grey, train.labels)]
+    contrast = [
+        abs(image[cover[one]].mean() - image[~cover[one]].mean()) for image, one in zip(grey, train.labels, strict=True)
+    ]
     assert np.mean(contrast) > 40
 
 

@@ -1,0 +1,41 @@
+"""The README's figures are those of the committed tables, and its example prints what it says."""
+
+import csv
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_results_are_the_tables():
+    with (ROOT / "metrics/embedded/tables/image_classification.csv").open(newline="") as stream:
+        cells = {row["column"]: row for row in csv.DictReader(stream) if row["row"] == "cifar10"}
+    for column, sign in (("baseline", ""), ("dnm", ""), ("start", ""), ("scratch", ""), ("improvement", "+"),
+                         ("training_time", "+"), ("parameters", "+")):  # fmt: skip
+        value, low, high = (float(cells[column][key]) for key in ("measured", "low", "high"))
+        unit = "" if sign else "%"
+        assert f"| {value:{sign}.2f}{unit} [{low:{sign}.2f}, {high:{sign}.2f}] |" in README, column
+        if sign:
+            assert f"{value:+.2f} [{low:+.2f}, {high:+.2f}] | **{cells[column]['verdict']}** |" in README, column
+
+
+def test_the_example_prints_what_it_says():
+    code, printed = re.search(r"```python\n(.*?)```\s+prints\s+```\n(.*?)```", README, re.S).groups()
+    stream = io.StringIO()
+    torch.manual_seed(0)
+    with redirect_stdout(stream):
+        exec(code, {})
+    # The size of a rounding error is the machine's own.
+    number = re.compile(r"tensor\(([^,]*),")
+    assert float(number.search(stream.getvalue())[1]) < 1e-6
+    assert number.sub("tensor(", stream.getvalue()) == number.sub("tensor(", printed)
+
+
+def test_every_place_it_names_exists():
+    for place in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / place).exists(), place
