@@ -106,8 +106,12 @@ def test_names_count_and_compiled_files_do_not(code: Path) -> None:
 
 @pytest.mark.parametrize("arm", ["baseline", "dnm"])
 def test_the_hash_covers_every_line_that_a_trial_runs_through(arm: str, make_job: Callable) -> None:
+    import torch
+
     from stages import trial
 
+    # The first optimizer imports the compiler, which takes minutes where every call is watched.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     files: set[str] = set()
     sys.setprofile(lambda frame, event, argument: files.add(frame.f_code.co_filename) if event == "call" else None)
     try:

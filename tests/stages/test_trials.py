@@ -143,6 +143,8 @@ def finished(job, result):
     outputs.write_json(folder / "record.json", result)
 
 if __name__ == "__main__":
+    # A shell that starts the tests in its background has Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outputs.write_json(folder / "record.json", "old")
     try:
         trials.run(work, range(4), title="work", finished=finished, preload=())
