@@ -1,19 +1,27 @@
-"""Parameters and FLOPs: counted, not timed.
+"""Parameters, FLOPs and activation memory: counted, not timed.
 
-Convolutions and matrix products are counted (a multiply-add is two FLOPs); norms, activations and pooling are not.
+Convolutions, matrix products and attention are counted (a multiply-add is two FLOPs); norms, activations and pooling
+are not. The formulas are torch's. In torch 2.15, that of the gradient of a convolution's weights takes grouped ones for
+dense: `training` is too high for them.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dnm.graph import call
+from dnm.calling import call
+from dnm.errors import DnmError
 
 
 @dataclass(frozen=True)
@@ -24,17 +32,26 @@ class Cost:
         parameters: number of trainable scalars.
         forward: FLOPs of one forward pass, a sample.
         training: FLOPs of one forward and one backward pass, a sample.
+        activation_memory: bytes alive at once, at most, during one forward and one backward pass of one sample.
+            Counted is every storage that an operation of the two passes makes, whole and once however many views it
+            has, from that operation until no tensor and nothing that autograd saved refers to it any more. What an
+            operation reads is alive while it runs, and the model's outputs are until the backward pass is over. Not
+            counted are storages that no operation of the two passes made (parameters, buffers, inputs, the gradient
+            that the backward pass starts from), those that hold a parameter's `.grad` in the end, from the start of
+            their life, and what an operation allocates for itself. Contributions that are summed into a parameter's
+            gradient are counted until they are.
     """
 
     parameters: int
     forward: int
     training: int
+    activation_memory: int
 
 
-class _FlopCounter(TorchDispatchMode):
-    """Adds up torch's own formulas.
+class _Counter(TorchDispatchMode):
+    """Adds up torch's own FLOP formulas, and the bytes of the storages that operations make and let go.
 
-    `torch.utils.flop_counter.FlopCounterMode` does the same, but its first use imports the compiler, which takes
+    `torch.utils.flop_counter.FlopCounterMode` does the former too, but its first use imports the compiler, which takes
     seconds in every process; a mode that is not skipped by the compiler does not.
     """
 
@@ -45,37 +62,172 @@ class _FlopCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
+        # By the address of the storage, which is not given to another one as long as a weak reference is held.
+        self._found: dict[int, StorageWeakRef] = {}
+        self._alive: dict[int, tuple[StorageWeakRef, int, int]] = {}
+        # By how many bytes more are alive after an operation than after the one before it; only of operations that
+        # make a storage, since no other one can reach a peak.
+        self._changes: list[int] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            # Operations arrive whole where the model enters the inference mode itself.
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        # `torch.tensor` hands over a storage that is as new as one that an operation returns.
+        if func is not torch.ops.aten.lift_fresh.default:
+            self._find((args, kwargs))
+        result = func(*args, **kwargs)
+        self._make(result)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=result)
         return result
 
+    def _find(self, arguments) -> None:
+        for storage in _storages(arguments):
+            if storage._cdata not in self._alive and storage._cdata not in self._found:
+                self._found[storage._cdata] = StorageWeakRef(storage)
+
+    def _make(self, result) -> None:
+        made = {
+            storage._cdata: storage
+            for storage in _storages(result)
+            if storage._cdata not in self._alive and storage._cdata not in self._found
+        }
+        if not made:
+            return
+        change = 0
+        for address in [address for address, (storage, _, _) in self._alive.items() if storage.expired()]:
+            change -= self._alive.pop(address)[2]
+        for address, storage in made.items():
+            self._alive[address] = StorageWeakRef(storage), len(self._changes), storage.nbytes()
+            change += storage.nbytes()
+        self._changes.append(change)
+
+    def peak(self, without: Iterable[Tensor]) -> int:
+        """Most bytes that were alive at once, storages of the tensors `without` left out from the start of their life.
+
+        They must still be alive: what became of a storage that is gone cannot be told.
+        """
+        changes = self._changes.copy()
+        for address in {storage._cdata for tensor in without for storage in _storages(tensor)}:
+            if address in self._alive:
+                _, moment, size = self._alive[address]
+                changes[moment] -= size
+        return max(accumulate(changes), default=0)
+
+
+def _tensors(value) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclasses, such as operations and models return."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors([getattr(value, field.name) for field in fields(value)])
+
+
+def _storages(value) -> Iterator[UntypedStorage]:
+    """The storages behind every dense or COO tensor in `value`; not the empty ones, which an `out=` may fill later."""
+    for tensor in _tensors(value):
+        if tensor.layout is torch.sparse_coo:
+            yield from _storages((tensor._indices(), tensor._values()))
+        elif tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.nbytes():
+                yield storage
+
 
 def first_sample(example_inputs: Tensor | tuple | dict):
-    """The first sample of a batch, on the CPU, keeping the batch dimension: all that counting needs."""
+    """A copy of a batch's first sample, on the CPU, keeping the batch dimension: all that counting needs."""
     if isinstance(example_inputs, dict):
         return {key: first_sample(value) for key, value in example_inputs.items()}
     if isinstance(example_inputs, tuple):
         return tuple(first_sample(value) for value in example_inputs)
-    return example_inputs[:1].cpu() if isinstance(example_inputs, Tensor) else example_inputs
+    if isinstance(example_inputs, Tensor):
+        sample = example_inputs[:1] if example_inputs.dim() else example_inputs
+        return sample.detach().to("cpu", copy=True)
+    return example_inputs
+
+
+@contextmanager
+def _apart(model: nn.Module) -> Iterator[None]:
+    """Hides what is not the model's: gradient mode, autocast, random state, garbage collector, fused layers."""
+    collecting, fused = gc.isenabled(), torch.backends.mha.get_fastpath_enabled()
+    mkldnn = torch.backends.mkldnn.enabled
+    try:
+        # Tensors in a reference cycle would be alive until the collector happens to run.
+        gc.disable()
+        # Frozen attention layers, and LSTMs where oneDNN is there, run as one operation otherwise: torch has no formula
+        # for it, and oneDNN's workspace depends on the machine. All else is slow without oneDNN.
+        torch.backends.mha.set_fastpath_enabled(False)
+        if any(isinstance(module, nn.LSTM) for module in model.modules()):
+            torch.backends.mkldnn.enabled = False
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.random.fork_rng(devices=[]),
+        ):
+            torch.default_generator.manual_seed(0)
+            yield
+    finally:
+        if torch.backends.mkldnn.enabled != mkldnn:
+            torch.backends.mkldnn.enabled = mkldnn
+        torch.backends.mha.set_fastpath_enabled(fused)
+        if collecting:
+            gc.enable()
 
 
 def count(model: nn.Module, example_inputs: Tensor | tuple | dict) -> Cost:
-    """Counts the parameters of `model` and its FLOPs on the first sample of `example_inputs`.
+    """Counts the parameters of `model`, and its FLOPs and memory on the first sample of `example_inputs`.
 
-    A copy runs on the CPU, so the model is left untouched. The backward pass is counted as autograd runs it: no
-    gradient is taken of the inputs.
+    A copy runs on the CPU in eval mode, so model and inputs are left untouched, whatever mode, device or gradient mode
+    is found; dropout masks and batch statistics are not part of the cost. The backward pass is counted as autograd runs
+    it, from the sum of all real outputs that require a gradient to the parameters that do; no gradient is taken of the
+    inputs. The figures do not depend on the machine, as long as the version of torch is the same.
+
+    Args:
+        model: its outputs may be a tensor or tuples, lists, mappings and dataclasses of tensors.
+        example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments, batch first.
+
+    Returns:
+        The cost. Where every parameter is frozen there is no backward pass: `training` equals `forward`, and
+        `activation_memory` is that of the forward pass.
+
+    Raises:
+        DnmError: some parameter is not frozen, but no real output requires a gradient.
     """
-    # Not on the meta device, whose convolutions import the compiler.
-    shadow = copy.deepcopy(model).cpu().eval()
-    inputs = first_sample(example_inputs)
-    with _FlopCounter() as forward, torch.no_grad():
-        call(shadow, inputs)
-    with _FlopCounter() as training:
-        call(shadow, inputs).sum().backward()
-    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Cost(parameters, forward.flops, training.flops)
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    counter = _Counter()
+    with _apart(model):
+        # Not on the meta device, whose convolutions import the compiler.
+        shadow = copy.deepcopy(model).cpu().eval()
+        inputs = first_sample(example_inputs)
+        with counter:
+            outputs = call(shadow, inputs)
+        forward = counter.flops
+        # Summed out of the counter's sight, as no loss is part of the model.
+        losses = [tensor.sum() for tensor in _tensors(outputs) if tensor.requires_grad and tensor.is_floating_point()]
+        if trained and not losses:
+            raise DnmError(
+                f"{type(model).__name__} returns {type(outputs).__name__} without a real tensor that requires a "
+                f"gradient, but has {sum(trained)} trained parameters; return the tensors that the loss is computed "
+                "from, alone or in tuples, lists, mappings and dataclasses, or freeze the parameters"
+            )
+        left_out: list[Tensor] = []
+        if losses:
+            for loss in losses:
+                loss.register_hook(left_out.append)
+            with counter:
+                # Gradients to start from are not passed in: to check their shapes, torch imports sympy.
+                torch.autograd.backward(losses)
+        left_out += [parameter.grad for parameter in shadow.parameters() if parameter.grad is not None]
+        return Cost(sum(trained), forward, counter.flops, counter.peak(left_out))

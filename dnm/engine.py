@@ -153,7 +153,7 @@ class Morphogenesis:
             seed = self.growth.seed + self._steps
             edit = Divide(name, tuple(order[:added]), seed=seed)
             shadow = copy.deepcopy(self.model)
-            divide.apply(shadow, graph, edit)
+            divide.carry_out(shadow, edit, divide.plan(shadow, graph, edit, None))
             cost = count(shadow, self.example_inputs)
             if cost.parameters <= self.growth.max_parameters and cost.training <= self.growth.max_training_flops:
                 return edit

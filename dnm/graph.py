@@ -1,58 +1,100 @@
-"""Channel groups of a sequential network: which tensors change width together.
+"""The channel groups of a model: which tensors change width together, read off one forward pass.
 
-Only chains of convolutions, linear layers, batch norms, element-wise activations and pooling are read so far. Anything
-else is refused by name: a layer that is not known might mix channels.
+Labels that met anywhere are one *unit* (connected components); units that stand in the same dimensions of the same
+tensors are one *group*. In every such dimension a group's units stand in *blocks*: all of them, in one order, each at
+the same number of neighbouring places (a channel behind a flatten owns height x width columns). A division puts the new
+units at the end of every block, which is where the model's own code will look for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.utils import _pytree
 
-from dnm.errors import EditError, GraphError
+from dnm import layers
+from dnm.calling import call
+from dnm.errors import DnmError, EditError, GraphError
+from dnm.recording import PRODUCES, READS, Functions, Recorder, State, along, untouched, varying
+from dnm.rules import RULES
 
-PRODUCERS = (nn.Conv2d, nn.Linear)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-# Layers that act on every channel alike and have no tensor whose size is the number of channels.
-CHANNELWISE = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-)  # fmt: skip
-DROPOUTS = (nn.Dropout, nn.Dropout2d)
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor in which a group's units stand.
+
+    Attributes:
+        tensor: name of the parameter or buffer.
+        dimension: which of its dimensions.
+        reads: whether the entries weigh what other layers made of the units (the outgoing weights); else they make,
+            scale or shift the units.
+        starts: position at which each block begins.
+        repeat: neighbouring positions that a unit has in a block.
+    """
+
+    tensor: str
+    dimension: int
+    reads: bool
+    starts: tuple[int, ...]
+    repeat: int
 
 
 @dataclass(frozen=True)
 class Group:
-    """The channels between two weight layers.
+    """Channels that change in number together.
 
     Attributes:
-        name: path of the layer that produces the channels; also the group's name in edits.
-        width: number of channels.
-        divisible: whether `dnm.Divide` may change the width.
+        name: path of the layer that makes the channels (the first, where there are several); the name in edits.
+        width: number of units. A unit is one channel, or what cannot be parted: a head, a group of a grouped
+            convolution.
+        divisible: whether the number of units may change.
         reason: why not, where `divisible` is false; else empty.
-        norms: paths of the norm layers between producer and consumer.
-        consumer: path of the layer that reads the channels; empty where they are the model's output.
-        positions: columns of the consumer that one channel owns (height x width behind a flatten, else 1).
+        uniform: whether only all units can be divided together, as a norm is taken over them.
+        exact_in_train: whether a division is exact in train mode as well; dropout masks copies differently.
+        members: where the units stand.
     """
 
     name: str
     width: int
     divisible: bool
-    reason: str
-    norms: tuple[str, ...]
-    consumer: str
-    positions: int
+    reason: str = ""
+    uniform: bool = False
+    exact_in_train: bool = True
+    members: tuple[Member, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module that returns one tensor of known channels: where a branch can be inserted.
+
+    Attributes:
+        path: of the module.
+        channels: their number.
+        dimension: of the result in which they stand: 1, or -1 for the last.
+        num_dimensions: of the result.
+        positions: its other sizes, the first dimension aside.
+        near: name of the tensor that makes the channels.
+    """
+
+    path: str
+    channels: int
+    dimension: int
+    num_dimensions: int
+    positions: tuple[int, ...]
+    near: str
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The channel groups of a model, in the order in which the data passes them."""
+    """The channel groups of a model, in the order in which the data passes them, and the places between."""
 
     groups: tuple[Group, ...]
+    places: tuple[Place, ...] = field(default=(), repr=False)
 
     def group(self, name: str) -> Group:
         """The group called `name`.
@@ -67,113 +109,292 @@ class Graph:
         raise EditError(f"group {name!r} does not exist; the groups of this model are: {known}")
 
 
-def call(model: nn.Module, example_inputs: Tensor | tuple | dict):
-    """Runs the model on `example_inputs`: a tensor, a tuple of arguments or a dict of keyword arguments."""
-    if isinstance(example_inputs, dict):
-        return model(**example_inputs)
-    if isinstance(example_inputs, tuple):
-        return model(*example_inputs)
-    return model(example_inputs)
-
-
 def trace(model: nn.Module, example_inputs: Tensor | tuple | dict) -> Graph:
-    """Reads the channel groups of a sequential network.
+    """Reads the channel groups of a model from one forward pass on `example_inputs`.
+
+    The pass runs in eval mode; a second one in train mode follows where parameters took no part in the first (auxiliary
+    heads). Where sizes stand in the model's code as numbers, passes with widened layers find out which of them follow.
 
     Args:
-        model: an `nn.Sequential`, nested ones included; left as found (mode, buffers, gradients, random state).
-        example_inputs: inputs of one forward pass, which must succeed.
+        model: any module; left as found (mode, buffers, gradients, random state).
+        example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
 
     Returns:
-        The graph. The last weight layer's group is the output of the model and never divisible.
+        The groups. Those that reach the model's output are never divisible.
 
     Raises:
-        GraphError: the model holds a layer that is not known, uses one twice, or cannot run on the inputs.
+        GraphError: an operation is not known, a weight is not a parameter as it lies, or the model does not run.
     """
-    graph = Graph(tuple(_groups(list(_leaves(model, "")))))
-    modes = [(module, module.training) for module in model.modules()]
+    return traced(model, example_inputs)[0]
+
+
+def traced(model: nn.Module, example_inputs: Tensor | tuple | dict) -> tuple[Graph, list[Tensor]]:
+    """`trace`, and the floating-point outputs of its pass in eval mode."""
+    layers.refuse_wrappers(model)
+    recorder = Recorder(model, RULES)
+    outputs = _record(recorder, model, example_inputs, training=False)
+    places = tuple(place for place in recorder.places.values() if place is not None)
+    if any(name not in recorder.touched for name, _ in model.named_parameters()):
+        _record(recorder, model, example_inputs, training=True)
+    layers.tie(model, recorder)
+    groups = _groups(recorder)
+    if recorder.doubtful:
+        shapes = [tensor.shape for tensor in outputs]
+        groups = _those_that_follow(model, example_inputs, groups, shapes)
+    return Graph(tuple(groups), places), [tensor for tensor in outputs if tensor.is_floating_point()]
+
+
+def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
+    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, inputs) -> None:
+        if id(module) in names:
+            recorder.stack.append(f"{names[id(module)]} ({type(module).__name__})")
+
+    def leave(module: nn.Module, inputs, outputs) -> None:
+        if id(module) in names and recorder.stack:
+            recorder.stack.pop()
+            if isinstance(outputs, Tensor) and module is not model and not training:
+                _note_place(recorder, names[id(module)], outputs)
+
+    recorder.stack.clear()
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave),
+    ]
     try:
-        model.eval()
-        with torch.no_grad():
-            call(model, example_inputs)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise GraphError(f"{type(model).__name__} does not run on the example inputs: {error}") from error
+        with untouched(model, training), torch.no_grad(), Functions(recorder):
+            recorder.identify(model)
+            with recorder:
+                outputs = call(model, example_inputs)
+    except DnmError:
+        raise
+    except Exception as error:
+        mode = "train" if training else "eval"
+        raise GraphError(
+            f"{type(model).__name__} does not run on the example inputs in {mode} mode: {error}"
+        ) from error
     finally:
-        for module, training in modes:
-            module.training = training
-    return graph
+        for hook in hooks:
+            hook.remove()
+        recorder.identify(model)
+    found = tensors_in(outputs)
+    for tensor in found:
+        recorder.freeze(recorder.labels(tensor), "the model's output width never changes")
+    return found
 
 
-def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    if not isinstance(module, nn.Sequential):
-        if list(module.children()) or not path:
-            where = path or "the model"
-            raise GraphError(
-                f"{where} is a {type(module).__name__}, expected nn.Sequential: channels cannot be followed through it"
-            )
-        yield path, module
+def _note_place(recorder: Recorder, path: str, outputs: Tensor) -> None:
+    """Notes that a module returned known channels; one that returns others at another call is no place."""
+    labels = recorder.labels(outputs)
+    dimensions = varying(labels) if labels is not None and outputs.is_floating_point() else ()
+    last = outputs.dim() - 1
+    line = along(labels, dimensions[0]) if labels is not None and len(dimensions) == 1 else None
+    if line is None or dimensions[0] not in (1, last) or not dimensions[0]:
+        recorder.places[path] = None
         return
-    for name, child in module.named_children():
-        yield from _leaves(child, f"{path}.{name}" if path else name)
-    # named_children leaves out a module's second occurrence, which would be read as a shorter chain.
-    if len(list(module.named_children())) != len(module):
-        raise GraphError(f"{path or 'the model'} uses one module twice; give each place a module of its own")
+    near = recorder.maker(int(line[0]))
+    positions = tuple(size for dimension, size in enumerate(outputs.shape) if dimension not in (0, dimensions[0]))
+    place = Place(path, len(line), 1 if dimensions[0] == 1 else -1, outputs.dim(), positions, near)
+    if recorder.places.setdefault(path, place) != place:
+        recorder.places[path] = None
 
 
-def _groups(leaves: list[tuple[str, nn.Module]]) -> Iterator[Group]:
-    _refuse_shared(leaves)
-    start: tuple[str, int] | None = None
-    norms: list[str] = []
-    dropout, flat = "", False
-    for path, layer in leaves:
-        if parametrize.is_parametrized(layer):
-            raise GraphError(f"{path} ({type(layer).__name__}) is parametrized; remove the parametrization first")
-        if isinstance(layer, PRODUCERS):
-            inputs, outputs = _widths(path, layer)
-            if isinstance(layer, nn.Linear) and start is not None and not flat:
-                raise GraphError(f"{path} (Linear) reads feature maps; put an nn.Flatten() before it")
-            if isinstance(layer, nn.Conv2d) and flat:
-                raise GraphError(f"{path} (Conv2d) reads flattened features, expected feature maps")
-            if start is not None:
-                name, width = start
-                if inputs % width:
-                    raise GraphError(
-                        f"{path} reads {inputs} features, expected a multiple of {name}'s {width} channels"
-                    )
-                reason = f"dropout {dropout} masks twins differently in train mode" if dropout else ""
-                yield Group(name, width, not reason, reason, tuple(norms), path, inputs // width)
-            start, norms, dropout = (path, outputs), [], ""
-            flat = isinstance(layer, nn.Linear)
-        elif isinstance(layer, NORMS):
-            if start is None or layer.num_features != start[1]:
-                found = "the model's input" if start is None else f"{start[1]} channels of {start[0]}"
-                raise GraphError(f"{path} ({type(layer).__name__}) normalises {layer.num_features} features of {found}")
-            norms.append(path)
-        elif isinstance(layer, nn.Flatten):
-            if layer.start_dim != 1 or layer.end_dim != -1:
-                raise GraphError(f"{path} flattens dimensions {layer.start_dim}..{layer.end_dim}, expected 1..-1")
-            flat = True
-        elif isinstance(layer, DROPOUTS):
-            dropout = path
-        elif not isinstance(layer, CHANNELWISE):
-            raise GraphError(
-                f"{path} is a {type(layer).__name__}, which is not known: its effect on channels cannot be assumed"
-            )
-    if start is not None:
-        yield Group(*start, False, "the model's output width never changes", tuple(norms), "", 1)
+def tensors_in(outputs: object) -> list[Tensor]:
+    """All tensors in what a model returns.
+
+    Raises:
+        GraphError: a part of it is neither a tensor, a plain value nor a container of such.
+    """
+    found: list[Tensor] = []
+    for leaf in _pytree.tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, dict):
+            found += tensors_in(dict(leaf))
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type):
+            found += tensors_in(vars(leaf))
+        elif not (leaf is None or isinstance(leaf, (bool, int, float, complex, str, torch.Size, torch.dtype))):
+            raise GraphError(f"the model returns a {type(leaf).__name__}, in which no tensors can be found")
+    return found
 
 
-def _widths(path: str, layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    if layer.groups != 1:
-        raise GraphError(f"{path} is a Conv2d with groups={layer.groups}, expected groups=1")
-    return layer.in_channels, layer.out_channels
+def _groups(recorder: Recorder) -> list[Group]:
+    """From what was recorded to groups."""
+    num = recorder.num_labels + 1
+    ends = [torch.cat([pair[side] for pair in recorder.edges]) for side in (0, 1)] if recorder.edges else [[], []]
+    first, second = (np.asarray(side, dtype=np.int64) for side in ends)
+    kept = (first > 0) & (second > 0)
+    first, second = first[kept], second[kept]
+    matrix = coo_matrix((np.ones(len(first), np.int8), (first, second)), shape=(num, num))
+    num_units, unit_of = connected_components(matrix, directed=False)
+
+    # Every (state, dimension) with labels is a column; a unit is a row that counts its positions in each.
+    columns: list[tuple[State, int]] = []
+    unit_rows: list[np.ndarray] = []
+    roles: dict[tuple[str, int], set[str]] = {}
+    for use in recorder.uses:
+        roles.setdefault((use.state.name, use.dimension), set()).add(use.role)
+    for state in recorder.by_name.values():
+        for dimension, labels in sorted(state.labels.items()):
+            columns.append((state, dimension))
+            unit_rows.append(unit_of[labels.numpy()])
+    rows = np.concatenate(unit_rows) if unit_rows else np.zeros(0, np.int64)
+    places = np.repeat(np.arange(len(columns)), [len(row) for row in unit_rows])
+    counts = coo_matrix((np.ones(len(rows), np.int64), (rows, places)), shape=(num_units, len(columns))).tocsr()
+    counts.sum_duplicates()
+    notes = _notes(recorder, unit_of)
+
+    by_signature: dict[tuple, list[int]] = {}
+    order: dict[int, tuple[int, int]] = {}
+    column_number = {(state.name, dimension): number for number, (state, dimension) in enumerate(columns)}
+    made: dict[int, str] = {}
+    for use in recorder.uses:
+        if use.role is PRODUCES and use.state in recorder.produced:
+            row = unit_rows[column_number[use.state.name, use.dimension]]
+            for position in use.positions.tolist():
+                unit = int(row[position])
+                if unit not in order:
+                    order[unit] = (len(order), position)
+                    made[unit] = use.state.name
+    for unit in order:
+        low, high = counts.indptr[unit], counts.indptr[unit + 1]
+        signature = (
+            counts.indices[low:high].tobytes(), counts.data[low:high].tobytes(),
+            *(table.get(unit, "") for table in notes),
+        )  # fmt: skip
+        by_signature.setdefault(signature, []).append(unit)
+    reads_of: dict[int, list] = {}
+    for use in recorder.uses:
+        reads_of.setdefault(column_number[use.state.name, use.dimension], []).append(use)
+    origin = _origins(recorder, columns)
+
+    groups, names = [], {}
+    for units in by_signature.values():
+        found = [n for n in counts.indices[counts.indptr[units[0]] : counts.indptr[units[0] + 1]]]
+        name = made[units[0]].rpartition(".")[0]
+        names[name] = names.get(name, 0) + 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        frozen, uniform, dropped = (table.get(units[0], "") for table in notes)
+        local = {unit: number for number, unit in enumerate(units)}
+        members, reason = [], frozen
+        for number in found:
+            state, dimension = columns[number]
+            role = roles[state.name, dimension]
+            if not reason and role == {PRODUCES, READS}:
+                reason = f"{state.name} both makes and reads them (tied weights)"
+            blocks = _blocks(unit_rows[number], local, len(units))
+            if blocks is None or not _orderly(reads_of[number], blocks, len(units), origin):
+                reason = reason or f"they stand in {state.name} in an order that growth at the end would not keep"
+                continue
+            members.append(Member(state.name, dimension, READS in role, *blocks))
+        if not any(member.reads for member in members) and not reason:
+            reason = "no layer with weights reads them"
+        groups.append(
+            Group(name, len(units), not reason, reason, bool(uniform), not dropped, tuple(members))
+        )  # fmt: skip
+    return groups
 
 
-def _refuse_shared(leaves: list[tuple[str, nn.Module]]) -> None:
-    owners: dict[int, str] = {}
-    for path, layer in leaves:
-        for name, parameter in layer.named_parameters(recurse=False):
-            owner = owners.setdefault(id(parameter), f"{path}.{name}")
-            if owner != f"{path}.{name}":
-                raise GraphError(f"{path}.{name} is the same parameter as {owner}; tied weights cannot be followed")
+def _notes(recorder: Recorder, unit_of: np.ndarray) -> tuple[dict[int, str], ...]:
+    """Per unit: why it is frozen, why it is uniform, whether dropout masks it."""
+    tables: list[dict[int, str]] = []
+    for notes in (recorder.frozen, recorder.uniforms, [(labels, "dropout") for labels in recorder.dropped]):
+        table: dict[int, str] = {}
+        for labels, reason in notes:
+            for unit in np.unique(unit_of[labels[labels > 0].numpy()]).tolist():
+                table.setdefault(unit, reason)
+        tables.append(table)
+    return tuple(tables)
+
+
+def _blocks(row: np.ndarray, local: dict[int, int], width: int) -> tuple[tuple[int, ...], int] | None:
+    """Where the blocks of a group begin in a dimension, and how many positions a unit has in one; None: no blocks."""
+    positions = np.flatnonzero(np.isin(row, list(local)))
+    sequence = np.array([local[unit] for unit in row[positions].tolist()])
+    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+    if width == 1:
+        starts = positions[np.concatenate([[0], breaks])]
+        lengths = np.diff(np.concatenate([[0], breaks, [len(positions)]]))
+        return (tuple(starts.tolist()), int(lengths[0])) if len(set(lengths.tolist())) == 1 else None
+    changes = np.flatnonzero(np.diff(sequence))
+    repeat = int(changes[0]) + 1 if len(changes) else len(sequence)
+    size = repeat * width
+    if len(sequence) % size or set((breaks % size).tolist()) - {0}:
+        return None
+    expected = np.tile(np.repeat(np.arange(width), repeat), len(sequence) // size)
+    if not np.array_equal(sequence, expected):
+        return None
+    return tuple(positions[::size].tolist()), repeat
+
+
+def _origins(recorder: Recorder, columns: list[tuple[State, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """For every label: the number of its dimension, and its position there."""
+    numbers = np.zeros(recorder.num_labels + 1, np.int64)
+    positions = np.zeros(recorder.num_labels + 1, np.int64)
+    for number, (state, dimension) in enumerate(columns):
+        labels = state.labels[dimension].numpy()
+        numbers[labels], positions[labels] = number, np.arange(len(labels))
+    return numbers, positions
+
+
+def _orderly(uses: list, blocks: tuple[tuple[int, ...], int], width: int, origin) -> bool:
+    """Whether every unit of a block got its positions from its source in the same manner as the others.
+
+    Only then does a unit that is put at the end of the source's block arrive at the end of this one.
+    """
+    starts, repeat = blocks
+    places = np.concatenate([np.arange(start, start + repeat * width) for start in starts])
+    for use in uses:
+        seen = np.full(int(places.max()) + 1, 0, np.int64)
+        at = use.positions.numpy()
+        inside = at <= places.max()
+        seen[at[inside]] = use.labels.numpy()[inside]
+        labels = seen[places]
+        if not labels.any():
+            continue
+        numbers = origin[0][labels].reshape(len(starts), width, repeat)
+        steps = origin[1][labels].reshape(len(starts), width, repeat)
+        if (numbers != numbers[:, :1]).any():
+            return False
+        if width == 1:
+            if (np.diff(steps, axis=2) < 0).any() or (numbers != numbers[..., :1]).any():
+                return False
+            continue
+        strides = np.diff(steps, axis=1)
+        # From one unit to the next, each of its places moves on by the size that a unit has in its source.
+        if (strides != strides[:, :1]).any() or (strides <= 0).any():
+            return False
+    return True
+
+
+def _those_that_follow(model: nn.Module, example_inputs, groups: list[Group], expected: list) -> list[Group]:
+    """Tries the model with widened layers; groups with which its code does not run get the reason."""
+    divisible = [number for number, group in enumerate(groups) if group.divisible]
+
+    def runs(numbers: list[int]) -> bool:
+        with layers.widened(model, [groups[number] for number in numbers]):
+            try:
+                with torch.no_grad(), untouched(model, training=False):
+                    outputs = call(model, example_inputs)
+                return [tensor.shape for tensor in tensors_in(outputs)] == expected
+            except Exception:
+                return False
+
+    def stiff(numbers: list[int]) -> list[int]:
+        if not numbers or runs(numbers):
+            return []
+        if len(numbers) == 1:
+            return numbers
+        half = len(numbers) // 2
+        return stiff(numbers[:half]) + stiff(numbers[half:])
+
+    result = list(groups)
+    for number in stiff(divisible):
+        group = groups[number]
+        result[number] = Group(
+            group.name, group.width, False, "the model's code holds their number fixed (a view, a split or a check)",
+            group.uniform, group.exact_in_train, group.members,
+        )  # fmt: skip
+    return result

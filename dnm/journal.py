@@ -1,53 +1,151 @@
-"""Every edit taken, as data: enough to rebuild the architecture from the start network."""
+"""Every edit taken, as data: enough to rebuild the architecture from the start network, and to save and load it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
 
+import safetensors
+import safetensors.torch
+import torch
 from torch import Tensor, nn
 
-from dnm.edits import Divide
-from dnm.errors import EditError
-from dnm.graph import trace
-from dnm.operators import divide
+from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit, Prune
+from dnm.errors import DnmError, EditError
+from dnm.operators import branch, connect, divide, prune
 
-OPERATORS = {"Divide": (Divide, divide)}
-
-
-def entry(edit: Divide) -> dict:
-    """`edit` as a mapping of plain values, for JSON."""
-    values = asdict(edit)
-    values["units"] = list(edit.units)
-    return {"operator": type(edit).__name__, **values}
+OPERATORS: dict[str, tuple[type, Any]] = {
+    "Divide": (Divide, divide),
+    "Prune": (Prune, prune),
+    "AddResidual": (AddResidual, branch),
+    "AddAttention": (AddAttention, branch),
+    "Connect": (Connect, connect),
+}
 
 
-def edit(entry: dict) -> Divide:
+def entry(edit: Edit, plan: dict[str, Any]) -> dict[str, Any]:
+    """`edit` and where it acted, as plain values for JSON."""
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(edit).items()}
+    return {"operator": type(edit).__name__, **values, "plan": plan}
+
+
+def edit(entry: dict[str, Any]) -> Edit:
     """The edit that a journal's entry describes.
 
     Raises:
-        EditError: the entry names an operator or a field that does not exist.
+        EditError: the entry is no mapping, or names an operator or a field that does not exist.
     """
-    values = dict(entry)
-    operator = values.pop("operator", None)
+    if not isinstance(entry, dict):
+        raise EditError(f"journal entry is a {type(entry).__name__}, expected a mapping")
+    values = {name: value for name, value in entry.items() if name not in ("operator", "plan")}
+    operator = entry.get("operator")
     if operator not in OPERATORS:
         raise EditError(f"journal entry names operator {operator!r}, expected one of {sorted(OPERATORS)}")
+    kind = OPERATORS[operator][0]
+    known = {item.name for item in fields(kind)}
+    if set(values) - known:
+        raise EditError(f"journal entry of {operator} has unknown fields {sorted(set(values) - known)}")
     try:
-        return OPERATORS[operator][0](**values)
+        return kind(**values)
     except TypeError as error:
         raise EditError(f"journal entry of {operator} does not fit: {error}") from error
 
 
-def replay(start_model: nn.Module, journal: Iterable[dict], example_inputs: Tensor | tuple | dict) -> nn.Module:
-    """Takes the journal's edits on `start_model`, in place.
+def replay(start_model: nn.Module, journal: Iterable[dict[str, Any]]) -> nn.Module:
+    """Takes the journal's edits on `start_model`, in place and without any input.
+
+    The architecture is rebuilt exactly, weights as far as edits alone decide them: what training or measured means put
+    into them comes from a checkpoint (`load`).
 
     Returns:
-        The same object, with the architecture that the journal describes.
+        The same object.
 
     Raises:
-        EditError: an entry does not fit; the entries before it have been taken.
+        EditError: an entry does not fit; the model is as it was.
     """
-    for item in journal:
-        change = edit(item)
-        OPERATORS[type(change).__name__][1].apply(start_model, trace(start_model, example_inputs), change)
+    restores = []
+    for number, item in enumerate(journal):
+        try:
+            change = edit(item)
+            plan = item.get("plan")
+            if not isinstance(plan, dict):
+                raise EditError("the entry has no plan, which says where the edit acted")
+            restores.append(OPERATORS[type(change).__name__][1].carry_out(start_model, change, plan))
+        except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError, DnmError) as error:
+            for restore in reversed(restores):
+                restore()
+            raise EditError(
+                f"journal entry {number} does not fit this model ({error}); replay needs the network that the first "
+                "edit was taken on"
+            ) from error
     return start_model
+
+
+def save(path: str | Path, model: nn.Module, journal: Iterable[dict[str, Any]]) -> None:
+    """Writes the model's tensors and its journal to one safetensors file; the journal is JSON in the header.
+
+    Raises:
+        DnmError: the model's state holds something that is not a tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[tuple, str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise DnmError(f"state {name!r} is a {type(tensor).__name__}, expected a tensor; it cannot be saved")
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in first:
+            shared[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor.detach().contiguous().clone() if not tensor.is_contiguous() else tensor.detach()
+    header = {"dnm": json.dumps({"version": 1, "journal": list(journal), "shared": shared}, allow_nan=False)}
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        safetensors.torch.save_file(tensors, partial, header)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path, start_model: nn.Module) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Rebuilds a saved model over the network that it grew from.
+
+    Args:
+        path: a file that `save` wrote.
+        start_model: the network on which the first edit was taken, with any weights; changed in place.
+
+    Returns:
+        The same object, with the saved architecture and tensors, and its journal.
+
+    Raises:
+        DnmError: the file is not one of `save`'s, or does not fit the start network.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DnmError(f"{path}: cannot be read as a file of dnm.save: {error}") from error
+    if "dnm" not in header:
+        raise DnmError(f"{path}: has no journal in its header; expected a file of dnm.save")
+    kept = json.loads(header["dnm"])
+    replay(start_model, kept["journal"])
+    tensors |= {name: tensors[other] for name, other in kept["shared"].items()}
+    own = start_model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in tensors]
+    problems += [f"{name} is not in the model" for name in tensors if name not in own]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        raise DnmError(f"{path}: does not fit the start network after its journal: {'; '.join(problems[:5])}")
+    with torch.no_grad():
+        start_model.load_state_dict(tensors)
+    return start_model, kept["journal"]

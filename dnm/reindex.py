@@ -1,4 +1,4 @@
-"""The re-indexing primitive: one tensor dimension follows an index map, and with it gradients and optimizer state."""
+"""The re-indexing primitive: dimensions of a tensor follow index maps, and with them gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -24,32 +24,57 @@ STATE_DEGREES = {
 
 
 @dataclass(frozen=True)
-class Reindex:
-    """One parameter's part in an edit.
+class Line:
+    """What happens along one dimension.
 
     Attributes:
-        parameter: the parameter, which stays the same object.
-        dimension: the dimension that changes size.
+        dimension: which one.
         index: source position of each new position, int64, shape `(new size,)`.
-        gradient_scale: factor on the gradient of each new position, shape `(new size,)`: the first moments follow it,
-            the second moments its square.
-        values: the parameter's new values, or None where they are those at `index`.
+        gradient_scale: factor on the gradient of each new position, shape `(new size,)`, or None for 1: first moments
+            follow it, second moments its square.
+        fresh: new positions that have no history, bool, shape `(new size,)`, or None for none: their gradients and
+            first moments are 0, their second moments the mean over the old positions.
     """
 
-    parameter: nn.Parameter
     dimension: int
     index: Tensor
-    gradient_scale: Tensor
+    gradient_scale: Tensor | None = None
+    fresh: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Reindex:
+    """One parameter's or buffer's part in an edit.
+
+    Attributes:
+        tensor: a parameter stays the same object.
+        lines: its dimensions that change size.
+        values: the new values, or None where they are those at the indices.
+    """
+
+    tensor: Tensor
+    lines: tuple[Line, ...]
     values: Tensor | None = None
 
-    def of(self, tensor: Tensor, degree: int = 0) -> Tensor:
-        """`tensor` (of the parameter's shape) along the map, scaled by the gradient scale to the power of `degree`."""
-        taken = tensor.index_select(self.dimension, self.index.to(tensor.device))
-        if degree:
+    def of(self, tensor: Tensor, degree: int | None = None) -> Tensor:
+        """`tensor` (of the parameter's shape) along the maps.
+
+        Args:
+            tensor: what is to follow.
+            degree: None for values; for gradients and moments their degree in the gradient.
+        """
+        for line in self.lines:
+            old, tensor = tensor, tensor.index_select(line.dimension, line.index.to(tensor.device))
+            if degree is None:
+                continue
             shape = [1] * tensor.dim()
-            shape[self.dimension] = -1
-            taken = taken * self.gradient_scale.to(taken).pow(degree).view(shape)
-        return self.laid_out(taken)
+            shape[line.dimension] = -1
+            if degree and line.gradient_scale is not None:
+                tensor = tensor * line.gradient_scale.to(tensor).pow(degree).view(shape)
+            if line.fresh is not None:
+                new = old.mean(line.dimension, keepdim=True) if degree == 2 else torch.zeros_like(tensor[:1, ...].sum())
+                tensor = torch.where(line.fresh.to(tensor.device).view(shape), new, tensor)
+        return self.laid_out(tensor)
 
     def laid_out(self, tensor: Tensor) -> Tensor:
         """`tensor` in the parameter's memory format.
@@ -57,10 +82,10 @@ class Reindex:
         Fused optimizers walk parameter, gradient and moments in storage order: with different formats they would pair
         elements that do not belong together.
         """
-        parameter = self.parameter
-        if parameter.is_contiguous() or parameter.dim() != 4:
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        if self.tensor.is_contiguous() or self.tensor.dim() not in formats:
             return tensor.contiguous()
-        return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor.contiguous(memory_format=formats[self.tensor.dim()])
 
 
 def state_degree(optimizer: Optimizer, key: str) -> int | None:
@@ -78,18 +103,18 @@ def check_state(optimizers: Iterable[Optimizer], reindexes: Iterable[Reindex]) -
         StateError: an entry is neither a scalar nor a known tensor of its parameter's shape.
     """
     for optimizer, reindex in _held(optimizers, reindexes):
-        for key, value in optimizer.state[reindex.parameter].items():
-            if _follows(optimizer, key, value, reindex.parameter):
+        for key, value in optimizer.state[reindex.tensor].items():
+            if _follows(optimizer, key, value, reindex.tensor):
                 continue
             found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise StateError(
                 f"{type(optimizer).__name__}: state {key!r} {found} cannot follow an edit of a parameter of "
-                f"shape {tuple(reindex.parameter.shape)}; expected scalars, and of {sorted(STATE_DEGREES)} tensors of "
+                f"shape {tuple(reindex.tensor.shape)}; expected scalars, and of {sorted(STATE_DEGREES)} tensors of "
                 "that shape"
             )
 
 
-def _follows(optimizer: Optimizer, key: str, value: object, parameter: nn.Parameter) -> bool:
+def _follows(optimizer: Optimizer, key: str, value: object, parameter: Tensor) -> bool:
     if not isinstance(value, Tensor):
         return value is None or isinstance(value, bool | int | float | str)
     if value.shape != parameter.shape:
@@ -97,65 +122,67 @@ def _follows(optimizer: Optimizer, key: str, value: object, parameter: nn.Parame
     return state_degree(optimizer, key) is not None
 
 
-def carry_out(reindexes: list[Reindex], optimizers: Iterable[Optimizer]) -> Callable[[], None]:
-    """Replaces parameters, gradients and optimizer state; everything new is computed before anything is replaced.
+def carry_out(
+    reindexes: list[Reindex], optimizers: Iterable[Optimizer], set_buffer: Callable[[Tensor, Tensor], None]
+) -> Callable[[], None]:
+    """Replaces parameters, buffers, gradients and optimizer state; all that is new is computed before any is replaced.
+
+    Args:
+        reindexes: what to do.
+        optimizers: whose state follows.
+        set_buffer: puts a new buffer where an old one is.
 
     Returns:
         A function that puts every replaced tensor back; it is good until the model is trained on.
     """
     optimizers = list(optimizers)
     check_state(optimizers, reindexes)
-    steps: list[tuple[Callable[[Tensor | None], None], Tensor | None, Tensor | None]] = []
+    steps: list[tuple[Callable[[], None], Callable[[], None]]] = []
     for reindex in reindexes:
-        parameter = reindex.parameter
-        new = reindex.of(parameter.data) if reindex.values is None else reindex.laid_out(reindex.values)
-        gradient = parameter.grad
-        steps.append((_set_data(parameter), parameter.data, new))
+        tensor = reindex.tensor
+        new = reindex.of(tensor.data) if reindex.values is None else reindex.laid_out(reindex.values)
+        if not isinstance(tensor, nn.Parameter):
+            steps.append((_bind(set_buffer, tensor, new), _bind(set_buffer, new, tensor)))
+            continue
+        gradient = tensor.grad
+        steps.append((_bind(_set_data, tensor, new), _bind(_set_data, tensor, tensor.data)))
         if gradient is not None:
-            steps.append((_set_gradient(parameter), gradient, reindex.of(gradient, 1)))
+            steps.append((_bind(_set_gradient, tensor, reindex.of(gradient, 1)), _bind(_set_gradient, tensor, gradient)))
     for optimizer, reindex in _held(optimizers, reindexes):
-        state = optimizer.state[reindex.parameter]
+        state = optimizer.state[reindex.tensor]
         for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == reindex.parameter.shape:
+            if isinstance(value, Tensor) and value.shape == reindex.tensor.shape:
                 degree = state_degree(optimizer, key)
                 assert degree is not None
-                steps.append((_set_item(state, key), value, reindex.of(value, degree)))
-    for setter, _, new in steps:
-        setter(new)
+                steps.append(
+                    (_bind(state.__setitem__, key, reindex.of(value, degree)), _bind(state.__setitem__, key, value))
+                )
+    for forward, _ in steps:
+        forward()
 
     def restore() -> None:
-        for setter, old, _ in steps:
-            setter(old)
+        for _, backward in steps:
+            backward()
 
     return restore
 
 
 def _held(optimizers: Iterable[Optimizer], reindexes: Iterable[Reindex]) -> list[tuple[Optimizer, Reindex]]:
     reindexes = list(reindexes)
-    return [(o, r) for o in optimizers for r in reindexes if r.parameter in o.state]
+    return [(o, r) for o in optimizers for r in reindexes if r.tensor in o.state]
 
 
-def _set_data(parameter: nn.Parameter) -> Callable[[Tensor | None], None]:
-    def setter(value: Tensor | None) -> None:
-        assert value is not None
-        parameter.grad = None
-        # While an old loss keeps its graph alive, autograd reuses the parameter's gradient accumulator with the old
-        # shape; a change of dtype makes it drop that accumulator.
-        parameter.data = torch.empty(0, dtype=torch.complex64, device=value.device)
-        parameter.data = value
-
-    return setter
+def _bind(function: Callable, *arguments) -> Callable[[], None]:
+    return lambda: function(*arguments)
 
 
-def _set_gradient(parameter: nn.Parameter) -> Callable[[Tensor | None], None]:
-    def setter(value: Tensor | None) -> None:
-        parameter.grad = value
+def _set_data(parameter: nn.Parameter, value: Tensor) -> None:
+    parameter.grad = None
+    # While an old loss keeps its graph alive, autograd reuses the parameter's gradient accumulator with the old
+    # shape; a change of dtype makes it drop that accumulator.
+    parameter.data = torch.empty(0, dtype=torch.complex64, device=value.device)
+    parameter.data = value
 
-    return setter
 
-
-def _set_item(state: dict, key: str) -> Callable[[Tensor | None], None]:
-    def setter(value: Tensor | None) -> None:
-        state[key] = value
-
-    return setter
+def _set_gradient(parameter: nn.Parameter, value: Tensor) -> None:
+    parameter.grad = value

@@ -1,8 +1,13 @@
-"""Division into twins: exact in train and in eval mode, because twins share every activation and batch statistic."""
+"""Division: new units that leave the function as it is, in train and in eval mode.
+
+Twins share every activation and batch statistic, so splitting the outgoing weights between them changes nothing. Units
+whose outgoing weights are zero, or cancel within a pair, add nothing to what is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,98 +15,120 @@ from torch.optim import Optimizer
 
 from dnm.edits import Divide
 from dnm.errors import EditError
-from dnm.graph import Graph, Group
-from dnm.reindex import Reindex, carry_out, check_state
+from dnm.graph import Graph, Member
+from dnm.operators import units as at
+from dnm.operators.units import Line, Places, Reindex
 
 
-def check(graph: Graph, edit: Divide) -> Group:
-    """The group that `edit` divides.
+def plan(model: nn.Module, graph: Graph, edit: Divide, example_inputs: object) -> dict[str, Any]:
+    """Where the edit acts.
 
     Raises:
-        EditError: the group does not exist, must keep its width, or lacks a listed unit.
+        EditError: the group does not exist, must keep its width, or cannot be divided in this way.
     """
-    group = graph.group(edit.group)
-    if not group.divisible:
-        raise EditError(f"group {group.name!r} cannot be divided: {group.reason}")
-    outside = [unit for unit in edit.units if not 0 <= unit < group.width]
-    if outside:
-        raise EditError(f"group {group.name!r} has units 0..{group.width - 1}, the edit lists {outside}")
-    return group
+    group = at.check(graph, edit)
+    if group.uniform and len(edit.units) != group.width:
+        raise EditError(
+            f"group {group.name!r}: a norm is taken over its {group.width} units, so they can only be divided all "
+            f"together; the edit lists {len(edit.units)}"
+        )
+    if group.uniform and edit.fill != "twin":
+        raise EditError(f"group {group.name!r}: a norm is taken over its units; fill is {edit.fill!r}, expected 'twin'")
+    return at.plan(group)
 
 
-def apply(model: nn.Module, graph: Graph, edit: Divide, optimizers: Iterable[Optimizer] = ()) -> Callable[[], None]:
+def carry_out(
+    model: nn.Module, edit: Divide, plan: dict[str, Any], optimizers: Iterable[Optimizer] = ()
+) -> Callable[[], None]:
     """Divides the units and lets gradients and optimizer state follow.
 
     Returns:
         A function that takes the edit back, good until the model is trained on.
 
     Raises:
-        EditError: see `check`.
         StateError: an optimizer's state cannot follow; nothing was changed.
     """
-    group = check(graph, edit)
-    producer, consumer = model.get_submodule(group.name), model.get_submodule(group.consumer)
-    norms = [model.get_submodule(path) for path in group.norms]
-    index = torch.tensor([*range(group.width), *edit.units])
-    # A unit's loss gradient is shared out with its outgoing weights; the random parts d cancel on average.
-    scale = torch.ones(len(index), dtype=torch.float64)
-    scale[list(edit.units)] = edit.share
-    scale[group.width :] = 1.0 - edit.share
-
-    reindexes = [
-        Reindex(parameter, 0, index, scale)
-        for module in (producer, *norms)
-        for parameter in module.parameters(recurse=False)
-    ]
-    reindexes.append(_outgoing(consumer, group, edit, index))
-    optimizers = list(optimizers)
-    check_state(optimizers, reindexes)
-
-    restore_parameters = carry_out(reindexes, optimizers)
-    buffers = [(norm, name, value) for norm in norms for name, value in _statistics(norm)]
-    for norm, name, value in buffers:
-        setattr(norm, name, value.index_select(0, index.to(value.device)))
-    _set_widths(producer, norms, consumer, group, len(index))
-
-    def restore() -> None:
-        restore_parameters()
-        for norm, name, value in buffers:
-            setattr(norm, name, value)
-        _set_widths(producer, norms, consumer, group, group.width)
-
-    return restore
-
-
-def _outgoing(consumer: nn.Module, group: Group, edit: Divide, index: Tensor) -> Reindex:
-    weight = consumer.get_parameter("weight")
-    owned = torch.arange(group.positions)
-    columns = (index[:, None] * group.positions + owned).flatten()
-    values = weight.data.index_select(1, columns.to(weight.device))
-    incumbents = (torch.tensor(edit.units)[:, None] * group.positions + owned).flatten().to(weight.device)
-    copies = torch.arange(group.width * group.positions, values.shape[1], device=weight.device)
-    column = weight.data.index_select(1, incumbents)
     generator = torch.Generator().manual_seed(edit.seed)
-    noise = torch.randn(column.shape, generator=generator, dtype=torch.float64).to(column)
-    others = [dimension for dimension in range(column.dim()) if dimension != 1]
-    # A spread taken from one number has no standard deviation; its size stands in.
-    samples = column.numel() // column.shape[1]
-    deviation = column.std(dim=others, keepdim=True) if samples > 1 else column.abs()
-    difference = edit.spread * deviation * noise
-    values.index_copy_(1, incumbents, edit.share * column + difference)
-    values.index_copy_(1, copies, (1.0 - edit.share) * column - difference)
+    reindexes = []
+    for tensor, members in at.by_tensor(model, at.members(plan)):
+        values, lines = tensor.data, []
+        for member in members:
+            places = at.widen(member, tensor.shape[member.dimension], plan["width"], edit.units)
+            fill = _outgoing if member.reads else _incoming
+            values, line = fill(values, member, places, edit, generator)
+            lines.append(line)
+        reindexes.append(Reindex(tensor, tuple(lines), values))
+    return at.replace(model, reindexes, optimizers)
+
+
+def _incoming(
+    values: Tensor, member: Member, places: Places, edit: Divide, generator: torch.Generator
+) -> tuple[Tensor, Line]:
+    dimension = member.dimension
+    values = values.index_select(dimension, places.index.to(values.device))
+    if edit.fill == "twin":
+        # A unit's loss gradient is shared out with its outgoing weights; the random parts d cancel on average.
+        scale = torch.ones(len(places.index), dtype=torch.float64)
+        scale[places.listed] = edit.share
+        scale[places.added] = 1.0 - edit.share
+        return values, Line(dimension, places.index, scale)
+    added = places.added.to(values.device)
+    new = values.index_select(dimension, added)
+    if values.dim() > 1:
+        new = _noise(new, dimension, generator, 1.0)
+    if edit.fill == "pair":
+        new = _first_of_pairs(new, member, len(edit.units))
+    values.index_copy_(dimension, added, new)
+    return values, _fresh(member, places)
+
+
+def _outgoing(
+    values: Tensor, member: Member, places: Places, edit: Divide, generator: torch.Generator
+) -> tuple[Tensor, Line]:
+    dimension = member.dimension
+    values = values.index_select(dimension, places.index.to(values.device))
+    listed, added = places.listed.to(values.device), places.added.to(values.device)
+    column = values.index_select(dimension, listed)
+    if edit.fill == "zero":
+        values.index_fill_(dimension, added, 0.0)
+        return values, _fresh(member, places)
+    difference = _noise(column, dimension, generator, edit.spread)
+    if edit.fill == "pair":
+        first = _first_of_pairs(difference, member, len(edit.units))
+        signs = torch.ones(len(edit.units), dtype=values.dtype)
+        signs[1::2] = -1.0
+        shape = [1] * values.dim()
+        shape[dimension] = -1
+        signs = signs.repeat_interleave(member.repeat).repeat(len(member.starts)).to(values.device).view(shape)
+        values.index_copy_(dimension, added, first * signs)
+        return values, _fresh(member, places)
+    values.index_copy_(dimension, listed, edit.share * column + difference)
+    values.index_copy_(dimension, added, (1.0 - edit.share) * column - difference)
     # The gradient of an outgoing column depends on the unit's activation alone, which the twins share.
-    return Reindex(weight, 1, columns, torch.ones(len(columns), dtype=torch.float64), values)
+    return values, Line(dimension, places.index)
 
 
-def _statistics(norm: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, value) for name, value in norm.named_buffers(recurse=False) if value.dim() == 1]
+def _fresh(member: Member, places: Places) -> Line:
+    fresh = torch.zeros(len(places.index), dtype=torch.bool)
+    fresh[places.added] = True
+    return Line(member.dimension, places.index, None, fresh)
 
 
-def _set_widths(producer: nn.Module, norms: list[nn.Module], consumer: nn.Module, group: Group, width: int) -> None:
-    setattr(producer, "out_channels" if isinstance(producer, nn.Conv2d) else "out_features", width)
-    for norm in norms:
-        setattr(norm, "num_features", width)
-    if isinstance(consumer, nn.Conv2d):
-        consumer.in_channels = width
-    else:
-        setattr(consumer, "in_features", width * group.positions)
+def _noise(column: Tensor, dimension: int, generator: torch.Generator, spread: float) -> Tensor:
+    """Normal numbers of `spread` times each column's own standard deviation."""
+    noise = torch.randn(column.shape, generator=generator, dtype=torch.float64).to(column)
+    others = [other for other in range(column.dim()) if other != dimension]
+    # A spread taken from one number has no standard deviation; its size stands in.
+    samples = column.numel() // column.shape[dimension]
+    deviation = column.std(dim=others, keepdim=True) if samples > 1 else column.abs()
+    return spread * deviation * noise
+
+
+def _first_of_pairs(drawn: Tensor, member: Member, num: int) -> Tensor:
+    """What was drawn for the first unit of each pair, for both."""
+    order = torch.arange(num) // 2 * 2
+    steps = torch.arange(member.repeat)
+    block = (order[:, None] * member.repeat + steps).flatten()
+    size = num * member.repeat
+    index = torch.cat([block + number * size for number in range(len(member.starts))])
+    return drawn.index_select(member.dimension, index.to(drawn.device))
