@@ -1,6 +1,7 @@
 """Grow and prune neural networks while they train, without changing what they compute."""
 
 from dnm.cost import Cost, count
+from dnm.detect.importance import unit_importance
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Prune
 from dnm.engine import Event, Growth, Morphogenesis
 from dnm.errors import DnmError, EditError, GraphError, StateError
@@ -34,4 +35,5 @@ __all__ = [
     "replay",
     "save",
     "trace",
+    "unit_importance",
 ]

@@ -1,8 +1,7 @@
 """Parameters, FLOPs and activation memory: counted, not timed.
 
 Convolutions, matrix products and attention are counted (a multiply-add is two FLOPs); norms, activations and pooling
-are not. The formulas are torch's. In torch 2.15, that of the gradient of a convolution's weights takes grouped ones for
-dense: `training` is too high for them.
+are not. The formulas are torch's, but for the gradients of convolutions.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from dnm.calling import call
 from dnm.errors import DnmError
@@ -36,10 +34,10 @@ class Cost:
             Counted is every storage that an operation of the two passes makes, whole and once however many views it
             has, from that operation until no tensor and nothing that autograd saved refers to it any more. What an
             operation reads is alive while it runs, and the model's outputs are until the backward pass is over. Not
-            counted are storages that no operation of the two passes made (parameters, buffers, inputs, the gradient
-            that the backward pass starts from), those that hold a parameter's `.grad` in the end, from the start of
-            their life, and what an operation allocates for itself. Contributions that are summed into a parameter's
-            gradient are counted until they are.
+            counted are storages that no operation of the two passes made (parameters, buffers, inputs), the gradient
+            that the backward pass starts from, storages that hold a parameter's `.grad` in the end, from the start of
+            their life, and what an operation allocates for itself. Contributions to a parameter's gradient are counted
+            until they are summed into it.
     """
 
     parameters: int
@@ -60,7 +58,11 @@ class _Counter(TorchDispatchMode):
         return False
 
     def __init__(self) -> None:
+        # It brings in Triton where there is one, which takes half a second.
+        from torch.utils.flop_counter import flop_registry
+
         super().__init__()
+        self._formulas = flop_registry
         self.flops = 0
         # By the address of the storage, which is not given to another one as long as a weak reference is held.
         self._found: dict[int, StorageWeakRef] = {}
@@ -71,7 +73,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulas.get(func._overloadpacket)
         if formula is None:
             # Operations arrive whole where the model enters the inference mode itself.
             with self:
@@ -84,7 +86,7 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **kwargs)
         self._make(result)
         if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=result)
+            self.flops += _flops(func, formula, args, kwargs, result)
         return result
 
     def _find(self, arguments) -> None:
@@ -132,6 +134,17 @@ def _tensors(value) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
     elif is_dataclass(value) and not isinstance(value, type):
         yield from _tensors([getattr(value, field.name) for field in fields(value)])
+
+
+def _flops(func, formula, args, kwargs, result) -> int:
+    if func is torch.ops.aten.convolution_backward.default:
+        # Each gradient takes as many multiply-adds as the forward pass. Torch's formula (2.15) takes the gradient of a
+        # grouped convolution's weights for that of a dense one.
+        outer, data, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+        from torch.utils.flop_counter import conv_flop_count
+
+        return conv_flop_count(data.shape, weight.shape, outer.shape, transposed) * sum(wanted[:2])
+    return formula(*args, **kwargs, out_val=result)
 
 
 def _storages(value) -> Iterator[UntypedStorage]:

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from dnm.errors import EditError
 
-FILLS = ("twin", "pair", "zero")
+FILLS = ("twin", "pair", "zero", "gradmax")
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Divide:
     - `zero`: random incoming weights of the listed unit's standard deviation; outgoing weights 0.
     - `pair` (V, V) and (Z, -Z): new units come in twos with the same random incoming weights V and opposite outgoing
       ones, of `spread` times the listed unit's standard deviation.
+    - `gradmax` (Evci et al. 2022, arXiv:2201.05125): outgoing weights 0, and incoming ones with which these get the
+      largest gradients; `dnm.apply` needs the loss for it.
 
     Attributes:
         group: name of the group in `dnm.trace(model, example_inputs).groups`.
         units: distinct indices of the units to divide, each in `[0, width)`.
-        fill: "twin", "zero" or "pair".
+        fill: "twin", "zero", "pair" or "gradmax".
         share: the incumbent's part of the outgoing column, strictly between 0 and 1; for twins.
         spread: standard deviation of d (or Z) over that of the outgoing column; 0 leaves twins that never separate.
         seed: seed of all that is drawn.
@@ -90,7 +92,9 @@ class Prune:
             )
         if set(self.into) & set(self.units):
             both = sorted(set(self.into) & set(self.units))
-            raise EditError(f"Prune({self.group!r}): units {both} are removed and cannot take over; name units that stay")
+            raise EditError(
+                f"Prune({self.group!r}): units {both} are removed and cannot take over; name units that stay"
+            )
 
 
 @dataclass(frozen=True)
@@ -180,12 +184,21 @@ def _check_types(edit: Any) -> None:
             fits = isinstance(value, str) if kind is str else isinstance(value, (int, float))
             if not fits or isinstance(value, bool):
                 raise EditError(f"{where} is {value!r}, expected {'text' if kind is str else 'a number'}")
+            if kind is float:
+                object.__setattr__(edit, item.name, float(value))
         elif kind is int:
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise EditError(f"{where} is {value!r}, expected a whole number")
+            try:
+                number = value.__index__()
+            except (TypeError, AttributeError) as error:
+                raise EditError(f"{where} is {value!r}, expected a whole number") from error
+            if isinstance(value, bool) or abs(number) >= 2**62:
+                raise EditError(f"{where} is {value!r}, expected a whole number of less than 63 bits")
+            object.__setattr__(edit, item.name, number)
         else:
             try:
                 numbers = [entry.__index__() for entry in value]
+                if any(isinstance(entry, bool) for entry in value):
+                    raise TypeError("truth values")
             except (TypeError, AttributeError) as error:
                 raise EditError(f"{where} is {value!r}, expected whole numbers") from error
             object.__setattr__(edit, item.name, tuple(numbers))

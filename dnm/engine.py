@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from dnm.cost import Cost, count
 from dnm.detect.gradient import unit_gradient_norms
@@ -67,6 +70,26 @@ class Event:
         return asdict(self)
 
 
+class _Flops(TorchDispatchMode):
+    """Adds up torch's FLOP formulas, as `dnm.count` does, over whatever runs."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise the first use imports the compiler, which takes seconds.
+        return False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 class Morphogenesis:
     """Grows a model inside a training loop: call `step` after every optimizer step.
 
@@ -112,11 +135,12 @@ class Morphogenesis:
         self._steps += 1
         if self._steps not in self.growth.at_steps:
             return None
-        graph = trace(self.model, self.example_inputs)
+        with self._charged():
+            graph = trace(self.model, self.example_inputs)
         before = count(self.model, self.example_inputs)
         norms = unit_gradient_norms(self.model, graph, probe_loss)
-        # Tracing is one forward pass.
-        self.flops += (before.forward + before.training) * self._probe_size()
+        # At most: gradients of some weights alone are taken.
+        self.flops += before.training * self._probe_size()
         totals = {name: units.norm().item() for name, units in norms.items()}
         entries, difference = [], 0.0
         for name in sorted(totals, key=lambda name: -totals[name]):
@@ -125,17 +149,22 @@ class Morphogenesis:
             edit = self._largest_division(graph, name, norms[name])
             if edit is None:
                 continue
-            # `apply` traces and looks twice before the edit, and looks twice after it; then the new graph is traced.
-            self.flops += 3 * self._probe_size() * count(self.model, self.example_inputs).forward
-            applied = apply(self.model, edit, self.example_inputs, self.optimizers)
-            self.flops += 3 * self._probe_size() * count(self.model, self.example_inputs).forward
+            with self._charged():
+                applied = apply(self.model, edit, self.example_inputs, self.optimizers)
+                graph = trace(self.model, self.example_inputs)
             entries.append(applied.entry)
             difference = max(difference, applied.eval_difference, applied.train_difference)
-            graph = trace(self.model, self.example_inputs)
         after = count(self.model, self.example_inputs)
         event = Event(self._steps, tuple(entries), totals, before, after, difference)
         self.events.append(event)
         return event
+
+    @contextlib.contextmanager
+    def _charged(self) -> Iterator[None]:
+        """Charges what its block runs, counted operation by operation: tracing takes more passes on some models."""
+        with _Flops() as counter:
+            yield
+        self.flops += counter.flops
 
     def _probe_size(self) -> int:
         inputs = self.example_inputs
@@ -144,11 +173,14 @@ class Morphogenesis:
         return len(inputs)
 
     def _largest_division(self, graph: Graph, name: str, norms: Tensor) -> Divide | None:
-        width = graph.group(name).width
+        group = graph.group(name)
+        width = group.width
         order = torch.argsort(norms, descending=True, stable=True).tolist()
         multiple = self.growth.multiple if width >= 2 * self.growth.multiple else min(2, width)
         # A unit is divided once at most.
         added = multiple * min(width // multiple, max(1, round(self.growth.fraction * width / multiple)))
+        if group.uniform:
+            multiple = added = width
         while added > 0:
             seed = self.growth.seed + self._steps
             edit = Divide(name, tuple(order[:added]), seed=seed)

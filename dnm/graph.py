@@ -9,11 +9,10 @@ units at the end of every block, which is where the model's own code will look f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -22,6 +21,9 @@ from dnm.calling import call
 from dnm.errors import DnmError, EditError, GraphError
 from dnm.recording import PRODUCES, READS, Functions, Recorder, State, along, untouched, varying
 from dnm.rules import RULES
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,10 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
         if id(module) in names and recorder.stack:
             recorder.stack.pop()
             if isinstance(outputs, Tensor) and module is not model and not training:
-                _note_place(recorder, names[id(module)], outputs)
+                labels = recorder.labels(outputs) if outputs.is_floating_point() else None
+                returned.append((names[id(module)], outputs.shape, labels))
 
+    returned: list[tuple[str, torch.Size, Tensor | None]] = []
     recorder.stack.clear()
     hooks = [
         nn.modules.module.register_module_forward_pre_hook(enter),
@@ -181,21 +185,22 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
     found = tensors_in(outputs)
     for tensor in found:
         recorder.freeze(recorder.labels(tensor), "the model's output width never changes")
+    for path, shape, labels in returned:
+        _note_place(recorder, path, shape, labels)
     return found
 
 
-def _note_place(recorder: Recorder, path: str, outputs: Tensor) -> None:
+def _note_place(recorder: Recorder, path: str, shape: torch.Size, labels: Tensor | None) -> None:
     """Notes that a module returned known channels; one that returns others at another call is no place."""
-    labels = recorder.labels(outputs)
-    dimensions = varying(labels) if labels is not None and outputs.is_floating_point() else ()
-    last = outputs.dim() - 1
+    dimensions = varying(labels) if labels is not None else ()
+    last = len(shape) - 1
     line = along(labels, dimensions[0]) if labels is not None and len(dimensions) == 1 else None
     if line is None or dimensions[0] not in (1, last) or not dimensions[0]:
         recorder.places[path] = None
         return
     near = recorder.maker(int(line[0]))
-    positions = tuple(size for dimension, size in enumerate(outputs.shape) if dimension not in (0, dimensions[0]))
-    place = Place(path, len(line), 1 if dimensions[0] == 1 else -1, outputs.dim(), positions, near)
+    positions = tuple(size for dimension, size in enumerate(shape) if dimension not in (0, dimensions[0]))
+    place = Place(path, len(line), 1 if dimensions[0] == 1 else -1, len(shape), positions, near)
     if recorder.places.setdefault(path, place) != place:
         recorder.places[path] = None
 
@@ -221,6 +226,10 @@ def tensors_in(outputs: object) -> list[Tensor]:
 
 def _groups(recorder: Recorder) -> list[Group]:
     """From what was recorded to groups."""
+    # Half a second, which only a process that traces is to pay.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     num = recorder.num_labels + 1
     ends = [torch.cat([pair[side] for pair in recorder.edges]) for side in (0, 1)] if recorder.edges else [[], []]
     first, second = (np.asarray(side, dtype=np.int64) for side in ends)
@@ -245,56 +254,74 @@ def _groups(recorder: Recorder) -> list[Group]:
     counts.sum_duplicates()
     notes = _notes(recorder, unit_of)
 
-    by_signature: dict[tuple, list[int]] = {}
-    order: dict[int, tuple[int, int]] = {}
     column_number = {(state.name, dimension): number for number, (state, dimension) in enumerate(columns)}
-    made: dict[int, str] = {}
-    for use in recorder.uses:
-        if use.role is PRODUCES and use.state in recorder.produced:
-            row = unit_rows[column_number[use.state.name, use.dimension]]
-            for position in use.positions.tolist():
-                unit = int(row[position])
-                if unit not in order:
-                    order[unit] = (len(order), position)
-                    made[unit] = use.state.name
-    for unit in order:
-        low, high = counts.indptr[unit], counts.indptr[unit + 1]
-        signature = (
-            counts.indices[low:high].tobytes(), counts.data[low:high].tobytes(),
-            *(table.get(unit, "") for table in notes),
-        )  # fmt: skip
-        by_signature.setdefault(signature, []).append(unit)
+    ordered, makers = _in_order(recorder, unit_rows, column_number)
     reads_of: dict[int, list] = {}
     for use in recorder.uses:
         reads_of.setdefault(column_number[use.state.name, use.dimension], []).append(use)
     origin = _origins(recorder, columns)
 
     groups, names = [], {}
-    for units in by_signature.values():
-        found = [n for n in counts.indices[counts.indptr[units[0]] : counts.indptr[units[0] + 1]]]
-        name = made[units[0]].rpartition(".")[0]
+    # Of each unit its number in the group that is looked at, -1 outside of it.
+    rank = np.full(num_units, -1, np.int64)
+    for chosen in _alike(counts, notes, ordered):
+        units = ordered[chosen]
+        found = counts.indices[counts.indptr[units[0]] : counts.indptr[units[0] + 1]].tolist()
+        name = makers[chosen[0]].rpartition(".")[0]
         names[name] = names.get(name, 0) + 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
-        frozen, uniform, dropped = (table.get(units[0], "") for table in notes)
-        local = {unit: number for number, unit in enumerate(units)}
+        frozen, uniform, dropped = (table.get(int(units[0]), "") for table in notes)
+        rank[units] = np.arange(len(units))
         members, reason = [], frozen
         for number in found:
             state, dimension = columns[number]
             role = roles[state.name, dimension]
             if not reason and role == {PRODUCES, READS}:
                 reason = f"{state.name} both makes and reads them (tied weights)"
-            blocks = _blocks(unit_rows[number], local, len(units))
+            blocks = _blocks(rank[unit_rows[number]], len(units))
             if blocks is None or not _orderly(reads_of[number], blocks, len(units), origin):
                 reason = reason or f"they stand in {state.name} in an order that growth at the end would not keep"
                 continue
             members.append(Member(state.name, dimension, READS in role, *blocks))
+        rank[units] = -1
         if not any(member.reads for member in members) and not reason:
             reason = "no layer with weights reads them"
         groups.append(
             Group(name, len(units), not reason, reason, bool(uniform), not dropped, tuple(members))
         )  # fmt: skip
     return groups
+
+
+def _in_order(recorder: Recorder, unit_rows: list[np.ndarray], column_number: dict) -> tuple[np.ndarray, list[str]]:
+    """The units that layers make, in the order in which data passes them, and the name of the tensor that makes each."""
+    produced = {id(state) for state in recorder.produced}
+    made = [use for use in recorder.uses if use.role is PRODUCES and id(use.state) in produced]
+    pieces = [unit_rows[column_number[use.state.name, use.dimension]][use.positions.numpy()] for use in made]
+    if not pieces:
+        return np.zeros(0, np.int64), []
+    units, first = np.unique(np.concatenate(pieces), return_index=True)
+    order = np.argsort(first)
+    piece = np.repeat(np.arange(len(pieces)), [len(item) for item in pieces])[first[order]]
+    return units[order], [made[number].state.name for number in piece.tolist()]
+
+
+def _alike(counts: csr_matrix, notes: tuple[dict[int, str], ...], units: np.ndarray) -> list[np.ndarray]:
+    """Indices into `units` of those that stand in the same dimensions equally often and have the same notes."""
+    if not len(units):
+        return []
+    # Two random sums tell two rows apart but with a chance of 2^-106.
+    weights = np.random.default_rng(0).integers(1, 2**53, (counts.shape[1], 2))
+    keys = [(counts @ weights)[units]]
+    for table in notes:
+        numbers = {reason: number + 1 for number, reason in enumerate(dict.fromkeys(table.values()))}
+        column = np.zeros(counts.shape[0], np.int64)
+        column[list(table)] = [numbers[reason] for reason in table.values()]
+        keys.append(column[units, None])
+    _, first, inverse = np.unique(np.concatenate(keys, axis=1), axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    by_key = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    return [by_key[number] for number in np.argsort(first).tolist()]
 
 
 def _notes(recorder: Recorder, unit_of: np.ndarray) -> tuple[dict[int, str], ...]:
@@ -309,10 +336,15 @@ def _notes(recorder: Recorder, unit_of: np.ndarray) -> tuple[dict[int, str], ...
     return tuple(tables)
 
 
-def _blocks(row: np.ndarray, local: dict[int, int], width: int) -> tuple[tuple[int, ...], int] | None:
-    """Where the blocks of a group begin in a dimension, and how many positions a unit has in one; None: no blocks."""
-    positions = np.flatnonzero(np.isin(row, list(local)))
-    sequence = np.array([local[unit] for unit in row[positions].tolist()])
+def _blocks(ranks: np.ndarray, width: int) -> tuple[tuple[int, ...], int] | None:
+    """Where the blocks of a group begin in a dimension, and how many positions a unit has in one; None: no blocks.
+
+    Args:
+        ranks: the number in the group of the unit at each position, -1 for others.
+        width: number of units.
+    """
+    positions = np.flatnonzero(ranks >= 0)
+    sequence = ranks[positions]
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
     if width == 1:
         starts = positions[np.concatenate([[0], breaks])]
@@ -351,11 +383,12 @@ def _orderly(uses: list, blocks: tuple[tuple[int, ...], int], width: int, origin
         at = use.positions.numpy()
         inside = at <= places.max()
         seen[at[inside]] = use.labels.numpy()[inside]
-        labels = seen[places]
-        if not labels.any():
+        labels = seen[places].reshape(len(starts), width, repeat)
+        # A use may see some of the blocks only (the queries' rows of a projection that keys and values share).
+        labels = labels[labels.any(axis=(1, 2))]
+        if not len(labels):
             continue
-        numbers = origin[0][labels].reshape(len(starts), width, repeat)
-        steps = origin[1][labels].reshape(len(starts), width, repeat)
+        numbers, steps = origin[0][labels], origin[1][labels]
         if (numbers != numbers[:, :1]).any():
             return False
         if width == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit, Prune
 from dnm.errors import DnmError, EditError
 from dnm.operators import branch, connect, divide, prune
+
+# Of the files that `save` writes.
+VERSION = 1
 
 OPERATORS: dict[str, tuple[type, Any]] = {
     "Divide": (Divide, divide),
@@ -54,11 +58,19 @@ def edit(entry: dict[str, Any]) -> Edit:
         raise EditError(f"journal entry of {operator} does not fit: {error}") from error
 
 
-def replay(start_model: nn.Module, journal: Iterable[dict[str, Any]]) -> nn.Module:
+def replay(
+    start_model: nn.Module, journal: Iterable[dict[str, Any]], optimizers: Optimizer | Iterable[Optimizer] = ()
+) -> nn.Module:
     """Takes the journal's edits on `start_model`, in place and without any input.
 
     The architecture is rebuilt exactly, weights as far as edits alone decide them: what training or measured means put
     into them comes from a checkpoint (`load`).
+
+    Args:
+        start_model: the network on which the first edit was taken.
+        journal: entries (`Applied.entry`).
+        optimizers: new ones for `start_model`. They get the parameters of later edits in the groups and in the order in
+            which `apply` gave them out, so that the `state_dict()` of the optimizer of the first run fits.
 
     Returns:
         The same object.
@@ -66,22 +78,36 @@ def replay(start_model: nn.Module, journal: Iterable[dict[str, Any]]) -> nn.Modu
     Raises:
         EditError: an entry does not fit; the model is as it was.
     """
-    restores = []
+    _replay(start_model, journal, optimizers)
+    return start_model
+
+
+def _replay(start_model: nn.Module, journal: Iterable[Any], optimizers: Optimizer | Iterable[Optimizer]):
+    """`replay`, which returns what takes all of it back."""
+    held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    restores: list[Callable[[], None]] = []
+
+    def restore() -> None:
+        for function in reversed(restores):
+            function()
+
     for number, item in enumerate(journal):
         try:
             change = edit(item)
             plan = item.get("plan")
             if not isinstance(plan, dict):
                 raise EditError("the entry has no plan, which says where the edit acted")
-            restores.append(OPERATORS[type(change).__name__][1].carry_out(start_model, change, plan))
-        except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError, DnmError) as error:
-            for restore in reversed(restores):
-                restore()
+            restores.append(OPERATORS[type(change).__name__][1].carry_out(start_model, change, plan, held))
+        except Exception as error:
+            restore()
             raise EditError(
                 f"journal entry {number} does not fit this model ({error}); replay needs the network that the first "
                 "edit was taken on"
             ) from error
-    return start_model
+        except BaseException:
+            restore()
+            raise
+    return restore
 
 
 def save(path: str | Path, model: nn.Module, journal: Iterable[dict[str, Any]]) -> None:
@@ -101,8 +127,10 @@ def save(path: str | Path, model: nn.Module, journal: Iterable[dict[str, Any]]) 
             shared[name] = first[key]
         else:
             first[key] = name
-            tensors[name] = tensor.detach().contiguous().clone() if not tensor.is_contiguous() else tensor.detach()
-    header = {"dnm": json.dumps({"version": 1, "journal": list(journal), "shared": shared}, allow_nan=False)}
+            # A view into a larger storage would bring all of it.
+            whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
+            tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
+    header = {"dnm": json.dumps({"version": VERSION, "journal": list(journal), "shared": shared}, allow_nan=False)}
     target = Path(path)
     partial = target.with_name(target.name + ".partial")
     try:
@@ -112,18 +140,22 @@ def save(path: str | Path, model: nn.Module, journal: Iterable[dict[str, Any]]) 
         partial.unlink(missing_ok=True)
 
 
-def load(path: str | Path, start_model: nn.Module) -> tuple[nn.Module, list[dict[str, Any]]]:
+def load(
+    path: str | Path, start_model: nn.Module, optimizers: Optimizer | Iterable[Optimizer] = ()
+) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Rebuilds a saved model over the network that it grew from.
 
     Args:
         path: a file that `save` wrote.
         start_model: the network on which the first edit was taken, with any weights; changed in place.
+        optimizers: new ones for `start_model`, which get the parameters of later edits; see `replay`. Their state comes
+            from their own `load_state_dict`, after this.
 
     Returns:
         The same object, with the saved architecture and tensors, and its journal.
 
     Raises:
-        DnmError: the file is not one of `save`'s, or does not fit the start network.
+        DnmError: the file is not one of `save`'s, or does not fit the start network, which is as it was.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -133,19 +165,27 @@ def load(path: str | Path, start_model: nn.Module) -> tuple[nn.Module, list[dict
         raise DnmError(f"{path}: cannot be read as a file of dnm.save: {error}") from error
     if "dnm" not in header:
         raise DnmError(f"{path}: has no journal in its header; expected a file of dnm.save")
-    kept = json.loads(header["dnm"])
-    replay(start_model, kept["journal"])
-    tensors |= {name: tensors[other] for name, other in kept["shared"].items()}
+    try:
+        kept = json.loads(header["dnm"])
+        version, entries, shared = kept["version"], kept["journal"], kept["shared"]
+        tensors |= {name: tensors[other] for name, other in shared.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DnmError(f"{path}: its journal is damaged ({error!r}); expected a file of dnm.save") from error
+    if version != VERSION:
+        raise DnmError(f"{path}: is of version {version!r}, expected {VERSION}; load it with the release that wrote it")
+    restore = _replay(start_model, entries, optimizers)
     own = start_model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in tensors]
     problems += [f"{name} is not in the model" for name in tensors if name not in own]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
+    for name, tensor in own.items():
+        new = tensors.get(name, tensor)
+        if new.shape != tensor.shape:
+            problems.append(f"{name} has shape {tuple(new.shape)}, the model {tuple(tensor.shape)}")
+        elif new.dtype != tensor.dtype:
+            problems.append(f"{name} is of {new.dtype}, in the model of {tensor.dtype}")
     if problems:
+        restore()
         raise DnmError(f"{path}: does not fit the start network after its journal: {'; '.join(problems[:5])}")
     with torch.no_grad():
         start_model.load_state_dict(tensors)
-    return start_model, kept["journal"]
+    return start_model, entries

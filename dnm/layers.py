@@ -203,7 +203,7 @@ def refuse_wrappers(model: nn.Module) -> None:
     """Refuses what wraps a model in a way that an edit could not reach.
 
     Raises:
-        GraphError: the model is compiled, scripted, or wrapped for parallel training.
+        GraphError: the model is compiled, scripted, captured, or wrapped for parallel training.
     """
     for name, module in model.named_modules():
         where = name or "the model"
@@ -219,3 +219,38 @@ def refuse_wrappers(model: nn.Module) -> None:
                 f"{where} is a {kind.__name__}, which holds on to its parameters' shapes; edit `model.module` on every "
                 "rank with the same edit, then wrap it anew"
             )
+        if any(base.__name__ == "FSDPModule" for base in kind.__mro__):
+            raise GraphError(
+                f"{where} is sharded (fully_shard), so that its parameters are held in parts; edit the module before "
+                "fully_shard is called on it"
+            )
+        if "forward" in vars(module):
+            raise GraphError(
+                f"{where} ({kind.__name__}) has a forward of its own in place of its class's, as a captured CUDA graph "
+                "(torch.cuda.make_graphed_callables) leaves one, which would go on with the old tensors; take it away "
+                "(`del module.forward`), edit, then capture anew"
+            )
+
+
+def unfuse(model: nn.Module, layer: nn.Module) -> Callable[[], None]:
+    """Bars torch's encoder layers around `layer` from their fused path, which reads weights and never calls layers.
+
+    Returns:
+        A function that lets them take it again.
+    """
+    # Each of the two classes asks this attribute of its own whether it may.
+    asked = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
+    old = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for kind, name in asked.items()
+        if isinstance(module, kind) and any(inner is layer for inner in module.modules())
+    ]
+    for module, name, value in old:
+        setattr(module, name, type(value)(0))
+
+    def restore() -> None:
+        for module, name, value in old:
+            setattr(module, name, value)
+
+    return restore

@@ -9,6 +9,8 @@ by running the same operation on the labels. What other operations demand is not
 from __future__ import annotations
 
 import contextlib
+import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,6 +164,9 @@ class Recorder(TorchDispatchMode):
         self.touched: set[str] = set()
         self.places: dict[str, Any] = {}
         self.num_labels = 0
+        # The first label of every dimension that was numbered, ascending, and whose dimension it is.
+        self.firsts: list[int] = []
+        self.numbered: list[State] = []
         self.adaptive = 0
         self.stack: list[str] = []
         self.identify(model)
@@ -191,7 +196,9 @@ class Recorder(TorchDispatchMode):
                 f"{func._schema.name} in {self.where()} is not known: how channels pass through it cannot be assumed; "
                 f"teach it with dnm.register_rule({func._schema.name!r}, ...)"
             )
-        rule(operation)
+        # What rules do to labels is nothing that `Functions` should see.
+        with torch._C.DisableTorchFunction():
+            rule(operation)
         return result
 
     def where(self) -> str:
@@ -234,16 +241,15 @@ class Recorder(TorchDispatchMode):
             state.labels[dimension] = torch.arange(
                 self.num_labels + 1, self.num_labels + size + 1, dtype=torch.int32
             )
+            self.firsts.append(self.num_labels + 1)
+            self.numbered.append(state)
             self.num_labels += size
         return state.labels[dimension]
 
     def maker(self, label: int) -> str:
         """Name of the state whose dimension a label numbers."""
-        for state in self.by_name.values():
-            for own in state.labels.values():
-                if int(own[0]) <= label <= int(own[-1]):
-                    return state.name
-        return ""
+        number = bisect_right(self.firsts, label)
+        return self.numbered[number - 1].name if number else ""
 
     def use(self, state: State, dimension: int, role: str, labels: Tensor, positions: Tensor | None = None) -> None:
         """Notes that `state` holds, along `dimension`, what belongs to the channels `labels`."""
@@ -471,7 +477,7 @@ def untouched(model: nn.Module, training: bool | None = None) -> Iterator[None]:
             model.train(training)
         # The fast path is one operation for a whole layer, and exists in eval mode alone.
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng(devices=_devices(model)):
+        with torch.random.fork_rng(devices=_devices(model)), _uncompiled():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -479,6 +485,12 @@ def untouched(model: nn.Module, training: bool | None = None) -> Iterator[None]:
             module._buffers[name] = buffer
         for module, was in modes:
             module.training = was
+
+
+def _uncompiled() -> contextlib.AbstractContextManager:
+    """Runs its block without the compiler, which would compile the recorder into code that was compiled in place."""
+    # A process that never imported the compiler, which takes seconds, has nothing compiled.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 def _devices(model: nn.Module) -> list[torch.device]:

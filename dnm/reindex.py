@@ -11,15 +11,37 @@ from torch.optim import Optimizer
 
 from dnm.errors import StateError
 
-# How an optimizer's per-parameter tensors relate to the gradient: by degree (torch.optim, 2.11 to 2.15).
-STATE_DEGREES = {
-    "exp_avg": 1,  # Adam, AdamW, NAdam, RAdam
-    "momentum_buffer": 1,  # SGD, RMSprop
-    "grad_avg": 1,  # RMSprop, centered
-    "exp_avg_sq": 2,  # Adam, AdamW, NAdam, RAdam
-    "max_exp_avg_sq": 2,  # the AMSGrad variants
-    "square_avg": 2,  # RMSprop
-    "sum": 2,  # Adagrad
+
+@dataclass(frozen=True)
+class Kind:
+    """How a tensor in an optimizer's state relates to the gradient.
+
+    Attributes:
+        degree: its degree in the gradient: 1 for a mean of gradients, 2 for one of their squares, 0 for what does not
+            depend on their size.
+        divides: whether steps are divided by it, or multiplied with it, so that it must not be 0 where it has seen no
+            gradient yet.
+    """
+
+    degree: int
+    divides: bool = False
+
+
+MEAN, SQUARE = Kind(1), Kind(2, divides=True)
+# torch.optim, 2.11 to 2.15.
+STATE_KINDS = {
+    "exp_avg": MEAN,  # Adam, AdamW, Adamax, NAdam, RAdam
+    "momentum_buffer": MEAN,  # SGD, RMSprop, Muon
+    "grad_avg": MEAN,  # RMSprop, centered
+    "prev": MEAN,  # Rprop
+    "exp_avg_sq": SQUARE,  # Adam, AdamW, NAdam, RAdam
+    "max_exp_avg_sq": SQUARE,  # the AMSGrad variants
+    "square_avg": SQUARE,  # RMSprop, Adadelta
+    "sum": SQUARE,  # Adagrad
+    "exp_inf": Kind(1, divides=True),  # Adamax
+    "acc_delta": Kind(0, divides=True),  # Adadelta
+    "step_size": Kind(0, divides=True),  # Rprop
+    "ax": Kind(0, divides=True),  # ASGD: a mean of the weights themselves
 }
 
 
@@ -33,13 +55,16 @@ class Line:
         gradient_scale: factor on the gradient of each new position, shape `(new size,)`, or None for 1: first moments
             follow it, second moments its square.
         fresh: new positions that have no history, bool, shape `(new size,)`, or None for none: their gradients and
-            first moments are 0, their second moments the mean over the old positions.
+            first moments are 0; what divides a step is the mean over the old positions.
+        joins: old positions that are left out, and those that take over from each, int64, or None: their gradients add
+            up.
     """
 
     dimension: int
     index: Tensor
     gradient_scale: Tensor | None = None
     fresh: Tensor | None = None
+    joins: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,23 +81,25 @@ class Reindex:
     lines: tuple[Line, ...]
     values: Tensor | None = None
 
-    def of(self, tensor: Tensor, degree: int | None = None) -> Tensor:
+    def of(self, tensor: Tensor, kind: Kind | None = None) -> Tensor:
         """`tensor` (of the parameter's shape) along the maps.
 
         Args:
             tensor: what is to follow.
-            degree: None for values; for gradients and moments their degree in the gradient.
+            kind: None for values; for gradients and moments how they relate to the gradient.
         """
         for line in self.lines:
-            old, tensor = tensor, tensor.index_select(line.dimension, line.index.to(tensor.device))
-            if degree is None:
+            old = tensor if kind is None else _joined(tensor, line, kind.degree)
+            tensor = old.index_select(line.dimension, line.index.to(old.device))
+            # Codes and masks have no size.
+            if kind is None or not tensor.is_floating_point():
                 continue
             shape = [1] * tensor.dim()
             shape[line.dimension] = -1
-            if degree and line.gradient_scale is not None:
-                tensor = tensor * line.gradient_scale.to(tensor).pow(degree).view(shape)
+            if kind.degree and line.gradient_scale is not None:
+                tensor = tensor * line.gradient_scale.to(tensor).pow(kind.degree).view(shape)
             if line.fresh is not None:
-                new = old.mean(line.dimension, keepdim=True) if degree == 2 else torch.zeros_like(tensor[:1, ...].sum())
+                new = old.mean(line.dimension, keepdim=True) if kind.divides else torch.zeros_like(tensor)
                 tensor = torch.where(line.fresh.to(tensor.device).view(shape), new, tensor)
         return self.laid_out(tensor)
 
@@ -88,38 +115,59 @@ class Reindex:
         return tensor.contiguous(memory_format=formats[self.tensor.dim()])
 
 
-def state_degree(optimizer: Optimizer, key: str) -> int | None:
-    """Degree of a state entry in the gradient; None where it is not known."""
+def _joined(tensor: Tensor, line: Line, degree: int) -> Tensor:
+    """Adds what is left out to what takes over from it; squares as if the gradients had always been equal in sign."""
+    if line.joins is None or not degree or not tensor.is_floating_point():
+        return tensor
+    gone, heirs = (positions.to(tensor.device) for positions in line.joins)
+    root = tensor.clamp_min(0).sqrt() if degree == 2 else tensor
+    total = root.index_add(line.dimension, heirs, root.index_select(line.dimension, gone))
+    return total.square() if degree == 2 else total
+
+
+def state_kind(optimizer: Optimizer, key: str, value: Tensor) -> Kind:
+    """How a state entry of its parameter's shape relates to the gradient.
+
+    One of an unknown name is taken to be of degree 1: exact for means of gradients, and for second moments it makes the
+    steps after an edit smaller, never larger. Where it is nowhere negative it may divide a step, so it is not 0 for new
+    units.
+    """
     # RMSprop's momentum is over steps that are already divided by the gradient's size.
     if key == "momentum_buffer" and isinstance(optimizer, torch.optim.RMSprop):
-        return 0
-    return STATE_DEGREES.get(key)
+        return Kind(0)
+    if key in STATE_KINDS:
+        return STATE_KINDS[key]
+    return Kind(1, divides=value.is_floating_point() and bool((value >= 0).all()))
 
 
 def check_state(optimizers: Iterable[Optimizer], reindexes: Iterable[Reindex]) -> None:
     """Checks that the state of every optimizer can follow.
 
     Raises:
-        StateError: an entry is neither a scalar nor a known tensor of its parameter's shape.
+        StateError: an entry is neither a scalar nor a tensor of its parameter's shape.
     """
+    optimizers = list(optimizers)
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
+            raise StateError(
+                "LBFGS: its state lies over all parameters at once and cannot follow an edit; make a new optimizer "
+                "after the edit, and do not pass this one"
+            )
     for optimizer, reindex in _held(optimizers, reindexes):
         for key, value in optimizer.state[reindex.tensor].items():
-            if _follows(optimizer, key, value, reindex.tensor):
+            if _follows(value, reindex.tensor):
                 continue
             found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise StateError(
                 f"{type(optimizer).__name__}: state {key!r} {found} cannot follow an edit of a parameter of "
-                f"shape {tuple(reindex.tensor.shape)}; expected scalars, and of {sorted(STATE_DEGREES)} tensors of "
-                "that shape"
+                f"shape {tuple(reindex.tensor.shape)}; expected scalars and tensors of that shape"
             )
 
 
-def _follows(optimizer: Optimizer, key: str, value: object, parameter: Tensor) -> bool:
+def _follows(value: object, parameter: Tensor) -> bool:
     if not isinstance(value, Tensor):
         return value is None or isinstance(value, bool | int | float | str)
-    if value.shape != parameter.shape:
-        return value.numel() == 1
-    return state_degree(optimizer, key) is not None
+    return value.shape == parameter.shape or value.numel() == 1
 
 
 def carry_out(
@@ -144,26 +192,29 @@ def carry_out(
         if not isinstance(tensor, nn.Parameter):
             steps.append((_bind(set_buffer, tensor, new), _bind(set_buffer, new, tensor)))
             continue
-        gradient = tensor.grad
-        steps.append((_bind(_set_data, tensor, new), _bind(_set_data, tensor, tensor.data)))
-        if gradient is not None:
-            steps.append((_bind(_set_gradient, tensor, reindex.of(gradient, 1)), _bind(_set_gradient, tensor, gradient)))
+        gradient = None if tensor.grad is None else reindex.of(tensor.grad, MEAN)
+        steps.append((_bind(_set, tensor, new, gradient), _bind(_set, tensor, tensor.data, tensor.grad)))
     for optimizer, reindex in _held(optimizers, reindexes):
         state = optimizer.state[reindex.tensor]
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == reindex.tensor.shape:
-                degree = state_degree(optimizer, key)
-                assert degree is not None
-                steps.append(
-                    (_bind(state.__setitem__, key, reindex.of(value, degree)), _bind(state.__setitem__, key, value))
-                )
-    for forward, _ in steps:
-        forward()
+                followed = reindex.of(value, state_kind(optimizer, key, value))
+                steps.append((_bind(state.__setitem__, key, followed), _bind(state.__setitem__, key, value)))
+
+    done: list[Callable[[], None]] = []
 
     def restore() -> None:
-        for _, backward in steps:
+        for backward in done:
             backward()
 
+    try:
+        for forward, backward in steps:
+            # Before the step itself, which may be interrupted half way.
+            done.append(backward)
+            forward()
+    except BaseException:
+        restore()
+        raise
     return restore
 
 
@@ -176,13 +227,10 @@ def _bind(function: Callable, *arguments) -> Callable[[], None]:
     return lambda: function(*arguments)
 
 
-def _set_data(parameter: nn.Parameter, value: Tensor) -> None:
+def _set(parameter: nn.Parameter, value: Tensor, gradient: Tensor | None) -> None:
     parameter.grad = None
     # While an old loss keeps its graph alive, autograd reuses the parameter's gradient accumulator with the old
     # shape; a change of dtype makes it drop that accumulator.
     parameter.data = torch.empty(0, dtype=torch.complex64, device=value.device)
     parameter.data = value
-
-
-def _set_gradient(parameter: nn.Parameter, value: Tensor) -> None:
-    parameter.grad = value
+    parameter.grad = gradient

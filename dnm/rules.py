@@ -129,6 +129,26 @@ def _exchanges(op: Operation) -> bool:
     return op.name == "t" or (op.name == "transpose" and (op.args[1] - op.args[2]) % 2 == 1)
 
 
+def padded(op: Operation) -> None:
+    """A constant around the elements: beside channels it stands for a channel of its own, elsewhere for every channel."""
+    labels = op.recorder.labels(op.args[0])
+    if labels is None:
+        moved(op)
+        return
+    dimensions = varying(labels)
+    # Pairs of (before, after), the last dimension first.
+    pads = op.args[1]
+    own = [
+        pads[2 * number + side] if labels.dim() - 1 - number in dimensions else 0
+        for number in range(len(pads) // 2)
+        for side in (0, 1)
+    ]
+    result = nn.functional.pad(shrink(labels), own)
+    op.recorder.set_labels(op.result, compress(result.expand(op.result.shape)))
+    if any(own) and not op.recorder.adaptive:
+        op.recorder.doubtful = True
+
+
 def _flat(items) -> list[int]:
     return [entry for item in items for entry in (item if isinstance(item, (list, tuple)) else [item])]
 
@@ -434,8 +454,8 @@ def batched_product(op: Operation) -> None:
 
 def _product(op: Operation, first: Tensor, second: Tensor, labels, shape: torch.Size, extra=()) -> None:
     recorder = op.recorder
-    found = _contract(recorder, labels, (2, 1), (first.shape[2], second.shape[1]), op.name)
-    values = [Value(labels=compress(item.expand(shape))) for item in found]
+    found = _contract(recorder, labels, (2, 1), op.name)
+    values = [Value(labels=compress(item.expand(shape))) for item in found if item is not None]
     known = [recorder.value(tensor) for tensor in extra]
     values += [value for value in known if value is not None]
     plain = [tensor for tensor, value in zip(extra, known, strict=True) if value is None]
@@ -445,8 +465,8 @@ def _product(op: Operation, first: Tensor, second: Tensor, labels, shape: torch.
     recorder.set(op.result, joined)
 
 
-def _contract(recorder: Recorder, labels, dimensions: tuple[int, int], sizes, what: str) -> list[Tensor]:
-    """Follows a sum of products over a dimension of each of two tensors: the labels that are left, at size 1 there."""
+def _contract(recorder: Recorder, labels, dimensions: tuple[int, int], what: str) -> list[Tensor | None]:
+    """Follows a sum of products over a dimension of each of two tensors: their labels that are left, at size 1 there."""
     crossing = [
         item is not None and dimension in varying(item) for item, dimension in zip(labels, dimensions, strict=True)
     ]
@@ -461,12 +481,10 @@ def _contract(recorder: Recorder, labels, dimensions: tuple[int, int], sizes, wh
             ]
             if lines[0].shape[:-2] == lines[1].shape[:-2] and lines[0].shape[-1] == lines[1].shape[-1]:
                 recorder.link(lines[0][..., :1, :], lines[1][..., :1, :])
-    left = []
+    left: list[Tensor | None] = []
     for item, dimension in zip(labels, dimensions, strict=True):
-        if item is not None:
-            merged = recorder.merge(item, [dimension], False, what)
-            if bool(merged.any()):
-                left.append(merged)
+        merged = None if item is None else recorder.merge(item, [dimension], False, what)
+        left.append(merged if merged is not None and bool(merged.any()) else None)
     return left
 
 
@@ -481,21 +499,20 @@ def attention(op: Operation) -> None:
         if item is not None and tensor.shape[1] != heads:
             labels[number] = compress(item.repeat_interleave(heads // tensor.shape[1], 1))
     scores = torch.Size([*query.shape[:3], key.shape[2]])
-    found = _contract(recorder, labels[:2], (3, 3), (query.shape[3], key.shape[3]), op.name)
-    found = [item if number == 0 else item.transpose(2, 3) for number, item in enumerate(found)]
+    found = _contract(recorder, labels[:2], (3, 3), op.name)
+    found = [found[0], None if found[1] is None else found[1].transpose(2, 3)]
     mask = op.argument("attn_mask")
     mask = op.argument("attn_bias") if mask is None else mask
-    values = [Value(labels=compress(item.expand(scores))) for item in found]
+    values = [Value(labels=compress(item.expand(scores))) for item in found if item is not None]
     known = recorder.value(mask)
     plain = [mask] if isinstance(mask, Tensor) and known is None else []
     if known is not None:
         values.append(known)
-    weights = recorder.join(scores, values, plain, op.name) if values else None
-    weights = weights.labels if weights is not None else None
+    joined = recorder.join(scores, values, plain, op.name) if values else None
+    weights = None if joined is None else joined.labels
     out = torch.Size([*query.shape[:3], value.shape[3]])
-    values = [Value(labels=compress(item.expand(out))) for item in (labels[2],) if item is not None]
-    if weights is not None:
-        values.append(Value(labels=compress(weights.narrow(3, 0, 1).expand(out))))
+    found = _contract(recorder, [weights, labels[2]], (3, 2), op.name)
+    values = [Value(labels=compress(item.expand(out))) for item in found if item is not None]
     joined = recorder.join(out, values, [], op.name) if values else None
     recorder.set(op.results()[0], joined)
 
@@ -589,10 +606,11 @@ KINDS: dict[str, tuple[Rule, str]] = {
     "overwriting": (written, "zero_ fill_"),
     "moving": (
         moved,
-        "_reshape_alias _unsafe_view as_strided_copy constant_pad_nd diagonal expand flip index index_select movedim "
+        "_reshape_alias _unsafe_view as_strided_copy diagonal expand flip index index_select movedim "
         "permute pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat repeat_interleave "
         "replication_pad1d replication_pad2d reshape roll select slice squeeze t transpose unsqueeze view unfold",
     ),
+    "padding": (padded, "constant_pad_nd"),
     "splitting": (split, "split split_with_sizes unbind chunk tensor_split unsafe_split unsafe_chunk"),
     "concatenating": (concatenated, "cat concat"),
     "pooling and resizing": (

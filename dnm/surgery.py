@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 from dnm import journal
 from dnm.calling import call
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit, Prune
-from dnm.errors import DnmError, EditError
+from dnm.errors import DnmError, EditError, GraphError
 from dnm.graph import Graph, tensors_in, traced
-from dnm.operators import prune
+from dnm.operators import divide, prune
 from dnm.operators.connect import common
 from dnm.recording import untouched
 
@@ -40,23 +41,29 @@ class Applied:
     eval_difference: float
     train_difference: float
     _restore: Callable[[], None] = field(repr=False, compare=False)
-    _marks: list[tuple[Tensor, int]] = field(repr=False, compare=False)
+    _look: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
+    _found: dict[str, Any] = field(repr=False, compare=False)
 
     def undo(self) -> None:
-        """Takes the edit back: model and optimizers are, bit for bit, what they were before it.
+        """Takes the edit back: model, averages and optimizers are, bit for bit, what they were before it.
+
+        Gradients that were cleared since stay cleared. What is needed for this is kept as long as this object is.
 
         Raises:
-            EditError: the model was trained, edited or loaded since, so that what was before no longer fits.
+            EditError: something was trained, edited or loaded since, so that what was before no longer fits.
         """
-        if not self._marks:
+        if not self._found:
             raise EditError(f"{self.edit!r} was taken back already")
-        if any(tensor._version != version for tensor, version in self._marks):
-            raise EditError(
-                f"{self.edit!r} cannot be taken back: parameters have changed since; keep a copy (dnm.save) to go back "
-                "over training, and undo later edits first"
-            )
+        now = self._look()
+        cleared = [name for name, value in now.items() if value is None and name in self._found]
+        for name in [*now, *self._found]:
+            if name not in cleared and now.get(name, "absent") != self._found.get(name, "absent"):
+                raise EditError(
+                    f"{self.edit!r} cannot be taken back: {name} has changed since; keep a copy (dnm.save) to go back "
+                    "over training, and undo later edits first"
+                )
         self._restore()
-        self._marks.clear()
+        self._found.clear()
 
 
 def apply(
@@ -66,6 +73,7 @@ def apply(
     optimizers: Optimizer | Iterable[Optimizer] = (),
     *,
     averaged: AveragedModel | Iterable[AveragedModel] = (),
+    loss: Callable[[], Tensor] | None = None,
 ) -> Applied:
     """Takes `edit` on `model`, in place, whole or not at all.
 
@@ -79,6 +87,7 @@ def apply(
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; a batch of at least two samples.
         optimizers: the optimizers whose state must follow; new parameters join the group that trains their neighbours.
         averaged: averages of the model's weights (`torch.optim.swa_utils.AveragedModel`), which take the same edit.
+        loss: computes the loss on a probe batch with `model`; only a division with fill "gradmax" needs it.
 
     Returns:
         What was done; `.undo()` takes it back.
@@ -89,33 +98,81 @@ def apply(
     """
     if type(edit).__name__ not in journal.OPERATORS:
         raise EditError(f"{edit!r} is not an edit; expected one of {sorted(journal.OPERATORS)}")
+    if isinstance(edit, Divide) and edit.fill == "gradmax" and loss is None:
+        raise EditError(f"{edit!r} needs the loss: pass dnm.apply(..., loss=what computes it on a probe batch)")
     held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     shadows = [averaged] if isinstance(averaged, nn.Module) else list(averaged)
+    _check_arguments(held, shadows)
     operator = journal.OPERATORS[type(edit).__name__][1]
     graph, before = traced(model, example_inputs)
     plan = operator.plan(model, graph, edit, example_inputs)
     exact_in_train = _exact_in_train(graph, edit)
-    few = _few(example_inputs)
-    before_in_train = _outputs(model, few, training=True) if exact_in_train else None
+    few, before_in_train = _in_train(model, example_inputs) if exact_in_train else (None, None)
     restores: list[Callable[[], None]] = []
 
     def restore() -> None:
+        # Those of a caller who has cleared them since are not to come back.
+        cleared = [p for owner in (model, *shadows) for p in owner.parameters() if p.grad is None]
         for function in reversed(restores):
             function()
+        for parameter in cleared:
+            parameter.grad = None
 
-    num_before = {id(parameter) for parameter in model.parameters()}
+    known = {id(parameter) for parameter in model.parameters()}
     try:
-        options = {"example_inputs": example_inputs} if operator is prune else {}
-        restores.append(operator.carry_out(model, edit, plan, held, **options))
+        options: dict[str, Any] = {"example_inputs": example_inputs} if operator in (prune, divide) else {}
+        own = {"loss": loss} if operator is divide else {}
+        restores.append(operator.carry_out(model, edit, plan, held, **options, **own))
         for shadow in shadows:
-            restores.append(operator.carry_out(shadow.module, edit, plan))
-        differences = _differences(model, edit, before, before_in_train, example_inputs, few)
-        _check_enrolled(model, held, num_before, edit)
+            restores.append(operator.carry_out(shadow.module, edit, plan, **options))
+        differences = _differences(model, edit, plan, before, before_in_train, example_inputs, few)
+        _check_enrolled(model, held, known, edit)
+        found = _look(model, shadows, held)
+    except DnmError:
+        restore()
+        raise
+    except Exception as error:
+        restore()
+        raise EditError(f"{edit!r} failed and was taken back: {error}") from error
     except BaseException:
         restore()
         raise
-    marks = [(parameter, parameter._version) for parameter in model.parameters()]
-    return Applied(edit, journal.entry(edit, plan), *differences, restore, marks)
+    return Applied(
+        edit, journal.entry(edit, plan), *differences, restore, lambda: _look(model, shadows, held), found
+    )  # fmt: skip
+
+
+def _check_arguments(optimizers: list[Optimizer], averaged: list[AveragedModel]) -> None:
+    for found, kind in [(item, Optimizer) for item in optimizers] + [(item, AveragedModel) for item in averaged]:
+        if not isinstance(found, kind):
+            what = "optimizers" if kind is Optimizer else "averaged"
+            raise EditError(f"{what} holds a {type(found).__name__}, expected a torch {kind.__name__}")
+
+
+def _look(model: nn.Module, averaged: list[AveragedModel], optimizers: list[Optimizer]) -> dict[str, Any]:
+    """A mark of every tensor that an edit may have to put back, by its name in messages."""
+    found: dict[str, Any] = {}
+    for owner, prefix in [(model, ""), *((shadow.module, "the average's ") for shadow in averaged)]:
+        for name, parameter in owner.named_parameters():
+            found[f"{prefix}{name}"] = (id(parameter), _mark(parameter))
+            found[f"the gradient of {prefix}{name}"] = None if parameter.grad is None else _mark(parameter.grad)
+        for name, buffer in owner.named_buffers():
+            found[f"{prefix}{name}"] = (id(buffer), _mark(buffer))
+    for number, optimizer in enumerate(optimizers):
+        for place, state in enumerate(optimizer.state.values()):
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    name = f"{type(optimizer).__name__}'s state {key!r}"
+                    found[f"{name} of optimizer {number}, parameter {place}"] = _mark(value)
+    return found
+
+
+def _mark(tensor: Tensor) -> tuple:
+    """Changes with a tensor's values. Version counters do not: fused optimizers and batch norms leave them alone."""
+    tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    if not tensor.numel() or tensor.layout is not torch.strided:
+        return (tuple(tensor.shape), tensor._version)
+    return (tuple(tensor.shape), tensor._version, torch.hash_tensor(tensor).item())
 
 
 def candidates(model: nn.Module, example_inputs: Tensor | tuple | dict) -> list[Edit]:
@@ -130,7 +187,11 @@ def candidates(model: nn.Module, example_inputs: Tensor | tuple | dict) -> list[
         layer that returns known channels, and a connection per inner module that can be rewritten. Each fits the model
         as it is; after one is taken the others may not.
     """
-    graph, _ = traced(model, example_inputs)
+    return possible(model, traced(model, example_inputs)[0], example_inputs)
+
+
+def possible(model: nn.Module, graph: Graph, example_inputs: Tensor | tuple | dict) -> list[Edit]:
+    """`candidates` of a model whose graph is known."""
     found: list[Edit] = []
     for group in graph.groups:
         if group.divisible:
@@ -183,9 +244,32 @@ def _few(example_inputs):
     """The first two samples: enough to look at train mode."""
     if isinstance(example_inputs, dict):
         return {key: _few(value) for key, value in example_inputs.items()}
-    if isinstance(example_inputs, (tuple, list)):
-        return type(example_inputs)(_few(value) for value in example_inputs)
+    if isinstance(example_inputs, tuple):
+        return tuple(_few(value) for value in example_inputs)
     return example_inputs[:2] if isinstance(example_inputs, Tensor) and example_inputs.dim() else example_inputs
+
+
+def _in_train(model: nn.Module, example_inputs) -> tuple[Any, list[Tensor]]:
+    """The inputs on which train mode is looked at, and the outputs there.
+
+    Raises:
+        GraphError: the model does not run in train mode.
+    """
+    few = _few(example_inputs)
+    try:
+        return few, _outputs(model, few, training=True)
+    except Exception:
+        # Not every input has samples in its first dimension: a mask over positions has none.
+        pass
+    try:
+        return example_inputs, _outputs(model, example_inputs, training=True)
+    except DnmError:
+        raise
+    except Exception as error:
+        raise GraphError(
+            f"{type(model).__name__} does not run on the example inputs in train mode: {error}; expected a batch of at "
+            "least two samples"
+        ) from error
 
 
 def _outputs(model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
@@ -194,8 +278,9 @@ def _outputs(model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
         return [t for t in tensors_in(call(model, example_inputs)) if t.is_floating_point()]
 
 
-def _differences(model, edit, before, before_in_train, example_inputs, few) -> tuple[float, float]:
-    after = _outputs(model, example_inputs, training=False)
+def _differences(model, edit, plan, before, before_in_train, example_inputs, few) -> tuple[float, float]:
+    with _called(model, edit, plan):
+        after = _outputs(model, example_inputs, training=False)
     if isinstance(edit, Prune):
         return _change(before, after), 0.0
     found = [_change(before, after)]
@@ -212,11 +297,32 @@ def _differences(model, edit, before, before_in_train, example_inputs, few) -> t
     return found[0], found[1] if len(found) > 1 else 0.0
 
 
+@contextlib.contextmanager
+def _called(model: nn.Module, edit: Edit, plan: dict[str, Any]) -> Iterator[None]:
+    """Checks that what an edit has put into the model runs with it: a branch that does not changes nothing, ever."""
+    if isinstance(edit, (Divide, Prune)):
+        yield
+        return
+    path = plan["ancestor"] if isinstance(edit, Connect) else edit.at
+    calls: list[None] = []
+    hook = model.get_submodule(path).register_forward_pre_hook(lambda module, inputs: calls.append(None))
+    try:
+        yield
+    finally:
+        hook.remove()
+    if not calls:
+        raise EditError(
+            f"{edit!r} was taken back: the new module at {path} is never called, as the model's code calls the old one "
+            "by another reference"
+        )
+
+
 def _change(before: list[Tensor], after: list[Tensor]) -> float:
     """Norm of the difference over norm, over all outputs together."""
     if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
         raise EditError("the edit changed the shape of the model's output; it was taken back")
-    difference = sum((new.double() - old.double()).square().sum().item() for old, new in zip(before, after, strict=True))
+    pairs = zip(before, after, strict=True)
+    difference = sum((new.double() - old.double()).square().sum().item() for old, new in pairs)
     size = sum(old.double().square().sum().item() for old in before)
     return (difference / max(size, torch.finfo(torch.float64).tiny)) ** 0.5
 

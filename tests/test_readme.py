@@ -6,14 +6,16 @@ import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_results_are_the_tables():
-    with (ROOT / "metrics/embedded/tables/image_classification.csv").open(newline="") as stream:
+@pytest.mark.parametrize("scale", ["embedded", "workstation"])
+def test_results_are_the_tables(scale):
+    with (ROOT / f"metrics/{scale}/tables/image_classification.csv").open(newline="") as stream:
         cells = {row["column"]: row for row in csv.DictReader(stream) if row["row"] == "cifar10"}
     for column, sign in (("baseline", ""), ("dnm", ""), ("start", ""), ("scratch", ""), ("improvement", "+"),
                          ("training_time", "+"), ("parameters", "+")):  # fmt: skip

@@ -95,31 +95,33 @@ def carry_out(
     """Wraps the layer; returns what takes the wrapper away again."""
     layer = model.get_submodule(edit.at)
     channels, dimension = plan["channels"], plan["dimension"]
-    if isinstance(edit, AddAttention):
-        wrapper = Gated(layer, channels, max(1, channels // edit.reduction), dimension)
-        new: list[nn.Module] = [wrapper.squeeze, wrapper.excite]
-        last = wrapper.excite.weight
-    else:
-        branch = _branch(edit.width or channels, channels, dimension, plan["num_dimensions"])
-        wrapper, new, last = Residual(layer, branch), [branch], branch[-1].weight
+    with insert.aside():
+        if isinstance(edit, AddAttention):
+            wrapper = Gated(layer, channels, max(1, channels // edit.reduction), dimension)
+            new: list[nn.Module] = [wrapper.squeeze, wrapper.excite]
+            last = wrapper.excite.weight
+        else:
+            branch = _branch(edit.width or channels, channels, dimension, plan["num_dimensions"])
+            wrapper, last = Residual(layer, branch), branch[-1].weight
+            new = [branch]
     for number, module in enumerate(new):
         insert.draw(module, edit.seed + number)
     with torch.no_grad():
         last.zero_()  # pyright: ignore[reportCallIssue]
     near = layers.get(model, plan["near"])
     for module in new:
-        module.to(near.device, near.dtype)
-    wrapper.train(layer.training)
+        module.to(near.device, near.dtype).train(layer.training)
+    # Not `train`, which would reach the layer's own modules.
+    wrapper.training = layer.training
     names = {id(parameter): f"{edit.at}.{name}" for name, parameter in wrapper.named_parameters()}
     parameters = [(names[id(parameter)], parameter) for module in new for parameter in module.parameters()]
-    take_out = insert.enrol(optimizers, near, parameters)
-    put_back = insert.exchange(model, layer, wrapper)
-
-    def restore() -> None:
-        put_back()
-        take_out()
-
-    return restore
+    return insert.together(
+        [
+            lambda: insert.enrol(optimizers, near, parameters),
+            lambda: layers.unfuse(model, layer),
+            lambda: insert.exchange(model, layer, wrapper),
+        ]
+    )
 
 
 def _branch(inner: int, channels: int, dimension: int, num_dimensions: int) -> nn.Sequential:

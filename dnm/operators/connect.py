@@ -104,7 +104,9 @@ def rewritten(model: nn.Module, edit: Connect, ancestor: str, what: str) -> fx.G
         EditError: it cannot be traced, differs between train and eval mode, or does not call the ends once, in order.
     """
     module = model.get_submodule(ancestor)
-    ends = tuple(path.removeprefix(ancestor + ".") for path in (edit.source, edit.target))
+    if any(module._forward_hooks) or any(module._forward_pre_hooks) or any(module._backward_hooks):
+        raise EditError(f"{what}: {ancestor} ({type(module).__name__}) has hooks, which a rewritten one would lose")
+    ends = edit.source.removeprefix(ancestor + "."), edit.target.removeprefix(ancestor + ".")
     was = [(child, child.training) for child in module.modules()]
     graphs = []
     try:
@@ -118,16 +120,18 @@ def rewritten(model: nn.Module, edit: Connect, ancestor: str, what: str) -> fx.G
             child.training = training
     if str(graphs[0]) != str(graphs[1]):
         raise EditError(
-            f"{what}: {ancestor} ({type(module).__name__}) does other things in train mode than in eval mode in its own "
-            "forward, which a rewritten copy could not"
+            f"{what}: {ancestor} ({type(module).__name__}) does other things in train mode than in eval mode in its "
+            "own forward, which a rewritten copy could not"
         )
     calls = [node.target for node in graphs[0].nodes if node.op == "call_module"]
     if any(calls.count(end) != 1 for end in ends) or calls.index(ends[0]) > calls.index(ends[1]):
         raise EditError(f"{what}: {ancestor} does not call the source once and then the target once")
-    copied = fx.GraphModule(module, graphs[0])
-    lost = [name for name in module.state_dict() if name not in copied.state_dict()]
+    kept = set(fx.GraphModule(module, graphs[0]).state_dict())
+    lost = [name for name in module.state_dict() if name not in kept]
     if lost:
-        raise EditError(f"{what}: {ancestor} holds {lost[0]}, which its forward does not use and a rewritten one would lose")
+        raise EditError(
+            f"{what}: {ancestor} holds {lost[0]}, which its forward does not use and a rewritten one would lose"
+        )
     return graphs[0]
 
 
@@ -140,7 +144,8 @@ def carry_out(
     module = model.get_submodule(ancestor)
     graph = rewritten(model, edit, ancestor, what)
     near = layers.get(model, plan["near"])
-    connection = Connection(plan["source"], plan["target"], plan["dimension"], plan["num_dimensions"])
+    with insert.aside():
+        connection = Connection(plan["source"], plan["target"], plan["dimension"], plan["num_dimensions"])
     connection.to(near.device, near.dtype)
     number = sum(name.startswith("connection") for name, _ in module.named_children())
     name = f"connection{number}"
@@ -153,18 +158,12 @@ def carry_out(
     target.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
     new = fx.GraphModule(copied, graph)
     new.train(module.training)
+    # Modules without state that its forward never calls are not in the new one.
+    renewed = dict(new.named_modules())
     for path, child in module.named_modules():
-        if path:
-            new.get_submodule(path).training = child.training
-    parameters = [(f"{ancestor}.{name}.projection.weight", connection.projection.weight)]
-    take_out = insert.enrol(optimizers, near, parameters)  # pyright: ignore[reportArgumentType]
-    put_back = insert.exchange(model, module, new)
-
-    def restore() -> None:
-        put_back()
-        take_out()
-
-    return restore
-
-
-
+        if path in renewed:
+            renewed[path].training = child.training
+    parameters = [(f"{ancestor}.{name}.projection.{own}", p) for own, p in connection.projection.named_parameters()]
+    return insert.together(
+        [lambda: insert.enrol(optimizers, near, parameters), lambda: insert.exchange(model, module, new)]
+    )

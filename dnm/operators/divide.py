@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from dnm.edits import Divide
 from dnm.errors import EditError
 from dnm.graph import Graph, Member
+from dnm.operators import fresh
 from dnm.operators import units as at
 from dnm.operators.units import Line, Places, Reindex
 
@@ -38,9 +39,19 @@ def plan(model: nn.Module, graph: Graph, edit: Divide, example_inputs: object) -
 
 
 def carry_out(
-    model: nn.Module, edit: Divide, plan: dict[str, Any], optimizers: Iterable[Optimizer] = ()
+    model: nn.Module,
+    edit: Divide,
+    plan: dict[str, Any],
+    optimizers: Iterable[Optimizer] = (),
+    example_inputs: object = None,
+    loss: Callable[[], Tensor] | None = None,
 ) -> Callable[[], None]:
     """Divides the units and lets gradients and optimizer state follow.
+
+    Args:
+        example_inputs: a batch on which batch norms take the statistics of units that are no copies; None leaves those
+            of the listed units.
+        loss: on a probe batch, for gradmax; None fills as for zero, which is enough where values come from a file.
 
     Returns:
         A function that takes the edit back, good until the model is trained on.
@@ -48,17 +59,32 @@ def carry_out(
     Raises:
         StateError: an optimizer's state cannot follow; nothing was changed.
     """
+    at.check_units(edit, plan["width"])
     generator = torch.Generator().manual_seed(edit.seed)
-    reindexes = []
-    for tensor, members in at.by_tensor(model, at.members(plan)):
+    found = at.members(plan)
+    rows = None
+    if edit.fill == "gradmax" and loss is not None:
+        rows = fresh.gradmax(model, plan, len(edit.units), loss, edit.group)
+    reindexes, added = [], {}
+    for tensor, members in at.by_tensor(model, found):
         values, lines = tensor.data, []
         for member in members:
             places = at.widen(member, tensor.shape[member.dimension], plan["width"], edit.units)
             fill = _outgoing if member.reads else _incoming
             values, line = fill(values, member, places, edit, generator)
+            if rows is not None and not member.reads and values.dim() > 1:
+                values.index_copy_(member.dimension, places.added.to(values.device), rows)
             lines.append(line)
+            added[member.tensor] = places.added
         reindexes.append(Reindex(tensor, tuple(lines), values))
-    return at.replace(model, reindexes, optimizers)
+    restore = at.replace(model, reindexes, optimizers)
+    try:
+        if edit.fill != "twin" and example_inputs is not None:
+            fresh.calibrate(model, found, added, example_inputs)
+    except BaseException:
+        restore()
+        raise
+    return restore
 
 
 def _incoming(
@@ -89,7 +115,7 @@ def _outgoing(
     values = values.index_select(dimension, places.index.to(values.device))
     listed, added = places.listed.to(values.device), places.added.to(values.device)
     column = values.index_select(dimension, listed)
-    if edit.fill == "zero":
+    if edit.fill in ("zero", "gradmax"):
         values.index_fill_(dimension, added, 0.0)
         return values, _fresh(member, places)
     difference = _noise(column, dimension, generator, edit.spread)

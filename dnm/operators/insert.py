@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dnm import layers
 from dnm.errors import EditError
 from dnm.graph import Graph, Place
+from dnm.reindex import check_state
 
 
 def place(graph: Graph, path: str, what: str) -> Place:
@@ -23,15 +24,9 @@ def place(graph: Graph, path: str, what: str) -> Place:
         if found.path == path:
             return found
     raise EditError(
-        f"{what}: {path!r} is not a place to insert at; expected a module inside the model that is called and returns one "
-        "tensor of known channels. A layer whose parent reads its weight itself, or the model itself, is none"
+        f"{what}: {path!r} is not a place to insert at; expected a module inside the model that is called and returns "
+        "one tensor of known channels. A layer whose parent reads its weight itself, or the model itself, is none"
     )
-
-
-def like(model: nn.Module, near: str) -> tuple[torch.dtype, torch.device]:
-    """Type and device of a new parameter beside an old one."""
-    tensor = layers.get(model, near)
-    return tensor.dtype, tensor.device
 
 
 def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> Callable[[], None]:
@@ -64,8 +59,12 @@ def enrol(
 
     Returns:
         A function that takes them out again.
+
+    Raises:
+        StateError: an optimizer cannot take new parameters.
     """
     optimizers = list(optimizers)
+    check_state(optimizers, [])
     if not optimizers:
         return lambda: None
     groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
@@ -75,6 +74,13 @@ def enrol(
     )
     num = len(group["params"])
     group["params"].extend(parameter for _, parameter in parameters)
+    if isinstance(optimizer, torch.optim.Adagrad):
+        # The one optimizer of torch's that makes its state in the constructor, not at the first step.
+        options = {name: value for name, value in group.items() if name not in ("params", "param_names")}
+        start = group["initial_accumulator_value"]
+        for _, parameter in parameters:
+            made = torch.optim.Adagrad([{**options, "params": [parameter]}], initial_accumulator_value=start)
+            optimizer.state[parameter] = made.state[parameter]
     if "param_names" in group:
         group["param_names"].extend(name for name, _ in parameters)
 
@@ -85,6 +91,34 @@ def enrol(
         for _, parameter in parameters:
             optimizer.state.pop(parameter, None)
 
+    return restore
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Layers made in its block are on the CPU, and leave alone the global generator, which their constructors use."""
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        yield
+
+
+def together(steps: Iterable[Callable[[], Callable[[], None]]]) -> Callable[[], None]:
+    """Takes steps, each of which returns what takes it back; all or none.
+
+    Returns:
+        A function that takes them back, the last one first.
+    """
+    taken: list[Callable[[], None]] = []
+
+    def restore() -> None:
+        for function in reversed(taken):
+            function()
+
+    try:
+        for step in steps:
+            taken.append(step())
+    except BaseException:
+        restore()
+        raise
     return restore
 
 

@@ -18,6 +18,9 @@ from dnm.operators import units as at
 from dnm.operators.units import Line, Reindex
 from dnm.recording import untouched
 
+# The count of batches belongs to the momentum's schedule.
+BUFFERS = ("running_mean", "running_var")
+
 
 def plan(model: nn.Module, graph: Graph, edit: Prune, example_inputs: object) -> dict[str, Any]:
     """Where the edit acts.
@@ -31,11 +34,6 @@ def plan(model: nn.Module, graph: Graph, edit: Prune, example_inputs: object) ->
             f"group {group.name!r} cannot be pruned: a norm is taken over its {group.width} units, whose statistics "
             "would change"
         )
-    if len(edit.units) >= group.width:
-        raise EditError(f"group {group.name!r} has {group.width} units, the edit removes {len(edit.units)}; leave one")
-    missing = [unit for unit in edit.into if not 0 <= unit < group.width]
-    if missing:
-        raise EditError(f"group {group.name!r} has units 0..{group.width - 1}, into lists {missing}")
     return at.plan(group)
 
 
@@ -49,6 +47,10 @@ def carry_out(
     """Removes the units and lets gradients and optimizer state follow.
 
     Args:
+        model: the model.
+        edit: what to do.
+        plan: where it acts.
+        optimizers: whose state follows.
         example_inputs: a batch on which means are taken; None folds nothing and re-estimates nothing.
 
     Returns:
@@ -57,35 +59,54 @@ def carry_out(
     Raises:
         StateError: an optimizer's state cannot follow; nothing was changed.
     """
+    at.check_units(edit, plan["width"])
     found = at.members(plan)
     silent = all(_silent(model, member, edit, plan) for member in found if member.reads)
-    folds = [] if edit.into or silent or example_inputs is None else _folds(model, found, edit, plan, example_inputs)
-    reindexes = []
+    measured = example_inputs is not None and not edit.into and not silent
+    folds = _folds(model, found, edit, plan, example_inputs) if measured else []
+    statistics = _statistics(model, example_inputs) if measured else {}
+    reindexes: dict[int, Reindex] = {}
     for tensor, members in at.by_tensor(model, found):
         values, lines = tensor.data, []
         for member in members:
             kept, gone = at.narrow(member, tensor.shape[member.dimension], plan["width"], edit.units)
-            if member.reads and edit.into:
+            joins = None
+            if edit.into:
                 _, heirs = at.narrow(member, tensor.shape[member.dimension], plan["width"], edit.into)
-                columns = values.index_select(member.dimension, gone.to(values.device))
-                values = values.index_add(member.dimension, heirs.to(values.device), columns)
+                if member.reads:
+                    columns = values.index_select(member.dimension, gone.to(values.device))
+                    values = values.index_add(member.dimension, heirs.to(values.device), columns)
+                else:
+                    # What is read of the two now comes from one, and so do their gradients.
+                    joins = gone, heirs
             values = values.index_select(member.dimension, kept.to(values.device))
-            lines.append(Line(member.dimension, kept))
-        reindexes.append(Reindex(tensor, tuple(lines), values))
-    restore_units = at.replace(model, reindexes, optimizers)
-    old = [(bias, bias.data) for bias, _ in folds]
-    for bias, added in folds:
-        bias.data = bias.data + added
-    buffers = [] if silent or edit.into or example_inputs is None else _re_estimate(model, example_inputs)
+            lines.append(Line(member.dimension, kept, joins=joins))
+        reindexes[id(tensor)] = Reindex(tensor, tuple(lines), values)
+    restores = [at.replace(model, list(reindexes.values()), optimizers)]
 
     def restore() -> None:
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
-        for bias, values in old:
-            bias.data = values
-        restore_units()
+        for function in reversed(restores):
+            function()
 
+    try:
+        for bias, added in folds:
+            restores.append(_bind(bias, bias.data))
+            # The reading layer may make units of the same group.
+            own = reindexes.get(id(bias))
+            bias.data = bias.data + (added if own is None else own.of(added))
+        if statistics:
+            restores.append(_re_estimate(model, example_inputs, statistics, reindexes))
+    except BaseException:
+        restore()
+        raise
     return restore
+
+
+def _bind(bias: nn.Parameter, values: Tensor) -> Callable[[], None]:
+    def put_back() -> None:
+        bias.data = values
+
+    return put_back
 
 
 def _silent(model: nn.Module, member: Member, edit: Prune, plan: dict[str, Any]) -> bool:
@@ -137,35 +158,61 @@ def _folds(
     return folds
 
 
-def _re_estimate(model: nn.Module, example_inputs: object) -> list[tuple[nn.Module, str, Tensor | None]]:
-    """Takes the running statistics of every batch norm anew, as plain averages over the example inputs.
+def _statistics(model: nn.Module, example_inputs: object) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+    """The statistics of every batch norm, as plain averages over the example inputs.
 
     Returns:
-        The buffers that were replaced.
+        By path of the norm and name of the buffer: the buffer that the norm holds, and its values on the inputs.
     """
-    norms = [
-        module
-        for module in model.modules()
+    norms = {
+        path: module
+        for path, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    ]
-    old = [(norm, name, buffer) for norm in norms for name, buffer in norm._buffers.items()]
+    }
     if not norms:
-        return []
-    momenta = [norm.momentum for norm in norms]
-    taken: dict[int, dict[str, Tensor | None]] = {}
+        return {}
+    held = {(path, name): norm._buffers[name] for path, norm in norms.items() for name in BUFFERS}
+    momenta = {path: norm.momentum for path, norm in norms.items()}
     with torch.no_grad(), untouched(model, training=True):
         try:
-            for norm in norms:
+            for norm in norms.values():
                 norm.momentum = None
                 norm.reset_running_stats()
             call(model, example_inputs)  # pyright: ignore[reportArgumentType]
-            taken = {id(norm): dict(norm._buffers) for norm in norms}
+            taken = {(path, name): norms[path]._buffers[name] for path, name in held}
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-    for norm in norms:
-        for name, buffer in taken[id(norm)].items():
-            # The count of batches belongs to the momentum's schedule.
-            if name != "num_batches_tracked":
-                norm._buffers[name] = buffer
-    return old
+            for path, norm in norms.items():
+                norm.momentum = momenta[path]
+    return {
+        key: (buffer, value)
+        for key, buffer in held.items()
+        if buffer is not None and (value := taken[key]) is not None
+    }
+
+
+def _re_estimate(
+    model: nn.Module,
+    example_inputs: object,
+    before: dict[tuple[str, str], tuple[Tensor, Tensor]],
+    reindexes: dict[int, Reindex],
+) -> Callable[[], None]:
+    """Takes the statistics of the batch norms anew that see something else since the units are gone.
+
+    Returns:
+        A function that puts the old ones back.
+    """
+    replaced: list[tuple[nn.Module, str, Tensor]] = []
+    for (path, name), (buffer, new) in _statistics(model, example_inputs).items():
+        held, old = before[path, name]
+        own = reindexes.get(id(held))
+        old = old if own is None else own.of(old)
+        size = old.abs().mean().clamp_min(torch.finfo(old.dtype).tiny)
+        if (new - old).abs().max() > size * 100 * torch.finfo(old.dtype).eps:
+            replaced.append((model.get_submodule(path), name, buffer))
+            model.get_submodule(path)._buffers[name] = new
+
+    def restore() -> None:
+        for module, name, buffer in replaced:
+            module._buffers[name] = buffer
+
+    return restore

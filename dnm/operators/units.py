@@ -28,10 +28,26 @@ def check(graph: Graph, edit: Divide | Prune) -> Group:
     verb = "divided" if isinstance(edit, Divide) else "pruned"
     if not group.divisible:
         raise EditError(f"group {group.name!r} cannot be {verb}: {group.reason}")
-    outside = [unit for unit in edit.units if not 0 <= unit < group.width]
-    if outside:
-        raise EditError(f"group {group.name!r} has units 0..{group.width - 1}, the edit lists {outside}")
+    check_units(edit, group.width)
     return group
+
+
+def check_units(edit: Divide | Prune, width: int) -> None:
+    """Checks that the units that `edit` names are among the group's.
+
+    Raises:
+        EditError: one is not, or none would be left.
+    """
+    outside = [unit for unit in edit.units if not 0 <= unit < width]
+    if outside:
+        raise EditError(f"group {edit.group!r} has units 0..{width - 1}, the edit lists {outside}")
+    if isinstance(edit, Divide):
+        return
+    if len(edit.units) >= width:
+        raise EditError(f"group {edit.group!r} has {width} units, the edit removes {len(edit.units)}; leave one")
+    outside = [unit for unit in edit.into if not 0 <= unit < width]
+    if outside:
+        raise EditError(f"group {edit.group!r} has units 0..{width - 1}, into lists {outside}")
 
 
 def plan(group: Group) -> dict[str, Any]:
@@ -44,7 +60,33 @@ def plan(group: Group) -> dict[str, Any]:
 
 def members(plan: dict[str, Any]) -> list[Member]:
     """The members in a plan."""
-    return [Member(tensor, dimension, reads, tuple(starts), repeat) for tensor, dimension, reads, starts, repeat in plan["members"]]  # fmt: skip
+    rows = plan["members"]
+    return [Member(tensor, dimension, reads, tuple(starts), repeat) for tensor, dimension, reads, starts, repeat in rows]
+
+
+def in_turn(edits: Iterable[Divide | Prune], plans: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plans that were all made on one graph, as they stand when their edits are carried out one after the other.
+
+    Args:
+        edits: of different groups.
+        plans: one for each, in the same order.
+
+    Returns:
+        The plans, with every block where the edits before it have moved it.
+    """
+    # By tensor and dimension: where a block that has changed ended, and by how many positions it has grown.
+    moved: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    shifted = []
+    for edit, plan in zip(edits, plans, strict=True):
+        added = len(edit.units) if isinstance(edit, Divide) else -len(edit.units)
+        found = []
+        for tensor, dimension, reads, starts, repeat in plan["members"]:
+            moves = moved.setdefault((tensor, dimension), [])
+            new = [start + sum(by for end, by in moves if end <= start) for start in starts]
+            found.append([tensor, dimension, reads, new, repeat])
+            moves += [(start + plan["width"] * repeat, added * repeat) for start in starts]
+        shifted.append({**plan, "members": found})
+    return shifted
 
 
 @dataclass(frozen=True)
@@ -92,22 +134,44 @@ def replace(
     """Carries out the maps and lets the layers' integers follow; returns what takes it all back."""
     restores: list[Callable[[], None]] = []
 
+    wanted = {id(reindex.tensor) for reindex in reindexes}
+    spots = [
+        (module, name)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if id(buffer) in wanted
+    ]
+
     def set_buffer(old: Tensor, new: Tensor) -> None:
-        for module in model.modules():
-            for name, buffer in module._buffers.items():
-                if buffer is old:
-                    module._buffers[name] = new
+        for module, name in spots:
+            if module._buffers[name] is old:
+                module._buffers[name] = new
 
     def change() -> None:
         restores.append(carry_out(reindexes, optimizers, set_buffer))
 
-    restores.append(layers.follow(model, [reindex.tensor for reindex in reindexes], change))
+    tensors = [reindex.tensor for reindex in reindexes]
+    # What `follow` has changed when it fails half way is not known to it.
+    attributes = [(vars(module), _plain(module)) for module in layers.owners(model, tensors)]
+    try:
+        restores.append(layers.follow(model, tensors, change))
+    except BaseException:
+        for function in restores:
+            function()
+        for current, old in attributes:
+            current.update(old)
+        raise
 
     def restore() -> None:
         for function in restores:
             function()
 
     return restore
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """A module's own attributes: no tensors, no modules, no hooks."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def by_tensor(model: nn.Module, found: list[Member]) -> list[tuple[Tensor, list[Member]]]:
@@ -121,5 +185,6 @@ def by_tensor(model: nn.Module, found: list[Member]) -> list[tuple[Tensor, list[
 
 
 __all__ = [
-    "Line", "Places", "Reindex", "by_tensor", "check", "members", "narrow", "plan", "replace", "widen",
+    "Line", "Places", "Reindex", "by_tensor", "check", "check_units", "in_turn", "members", "narrow", "plan", "replace",
+    "widen",
 ]  # fmt: skip

@@ -103,9 +103,6 @@ def test_equal_to_torchs_counter(build, kind, divided):
 
 
 OTHERS = {
-    "groups": (lambda: chain(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, groups=2)), (4, 9, 7)),
-    "depthwise": (lambda: chain(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 8, 3, groups=4)), (4, 6, 6)),
-    "transposed": (lambda: chain(nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)), (4, 5, 5)),
     "one dimension": (lambda: chain(nn.Conv1d(2, 3, 5, dilation=2), nn.Conv1d(3, 2, 3)), (2, 20)),
     "volumes": (lambda: chain(nn.Conv3d(2, 3, 3), nn.ReLU(), nn.Conv3d(3, 2, 2)), (2, 5, 6, 7)),
     "positions": (lambda: chain(nn.Linear(6, 5), nn.Linear(5, 4, bias=False)), (3, 2, 6)),
@@ -124,6 +121,22 @@ OTHERS = {
 def test_equal_to_torchs_counter_on_other_layers(kind):
     model, shape = OTHERS[kind]
     check_against_torch(model(), torch.randn(3, *shape))
+
+
+@pytest.mark.parametrize(
+    ("layer", "multiply_adds"),
+    [
+        (nn.Conv2d(4, 8, 3, groups=2), 3 * 3 * 8 * 2 * 9),
+        (nn.Conv2d(4, 8, 3, groups=4), 3 * 3 * 8 * 1 * 9),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), 5 * 5 * 4 * 3 * 9),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), 5 * 5 * 4 * 6 * 9),
+    ],
+)
+def test_grouped_and_transposed_convolutions(layer, multiply_adds):
+    # Behind a 1x1 convolution, so that the gradient of the input is taken too: three times the forward pass.
+    first = 2 * 5 * 5 * 4 * 4
+    cost = dnm.count(chain(nn.Conv2d(4, 4, 1), layer), torch.randn(3, 4, 5, 5))
+    assert (cost.forward, cost.training) == (first + 2 * multiply_adds, 2 * first + 3 * 2 * multiply_adds)
 
 
 def check_against_torch(model: nn.Module, inputs: Tensor) -> None:

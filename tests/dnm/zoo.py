@@ -1,0 +1,314 @@
+"""The zoo: every operator on the models of torchvision, each compared once with the model before.
+
+`python -m tests.dnm.zoo` (with `--all` for the models above 100M parameters) writes docs/zoo.md; rows that were not run
+anew stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.ops import StochasticDepth
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+import dnm
+from dnm import journal, surgery
+from dnm.graph import tensors_in
+from dnm.operators import units
+from dnm.recording import untouched
+
+# Norm of the difference over norm.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+CLASSIFIERS = models.list_models(module=models)
+DETECTORS = models.list_models(module=models.detection)
+SEGMENTERS = models.list_models(module=models.segmentation)
+TRANSFORMERS = ["nn.TransformerEncoder", "nn.TransformerDecoder"]
+# The smallest images, in pixels, that the auxiliary heads, windows and extra layers of these models can read.
+OWN_SIZES = {"inception_v3": 299, "maxvit_t": 224, "ssd300_vgg16": 256}
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor | tuple]:
+    """A model of the zoo without dropout, with random parameters and batch-norm statistics, and inputs for it."""
+    with _no_init():
+        model, inputs = _made(name)
+    for module in model.modules():
+        if isinstance(module, (nn.modules.dropout._DropoutNd, StochasticDepth)):
+            module.p = 0.0
+    torch.manual_seed(0)
+    _randomise(model)
+    inputs = tuple(item.to(dtype) for item in inputs)
+    return model.to(dtype), inputs
+
+
+def _made(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    if name == "nn.TransformerEncoder":
+        layer = nn.TransformerEncoderLayer(24, 4, 40, dropout=0.0, batch_first=True)
+        return nn.Sequential(nn.Linear(6, 24), nn.TransformerEncoder(layer, 2), nn.Linear(24, 5)), (random(2, 7, 6),)
+    if name == "nn.TransformerDecoder":
+        return Decoder(), (random(2, 7, 6), random(2, 5, 6))
+    size = next((size for start, size in OWN_SIZES.items() if name.startswith(start)), 64)
+    if name in DETECTORS:
+        return models.get_model(name, weights=None, weights_backbone=None).backbone, (random(2, 3, size, size),)
+    if name in SEGMENTERS:
+        return models.get_model(name, weights=None, weights_backbone=None), (random(2, 3, size, size),)
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    if name.startswith("vit"):
+        size = 56 if name == "vit_h_14" else 64
+        options["image_size"] = size
+    return models.get_model(name, weights=None, **options), (random(2, 3, size, size),)
+
+
+class Decoder(nn.Module):
+    """A decoder between an embedding of either sequence and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets, self.memory = nn.Linear(6, 24), nn.Linear(6, 24)
+        layer = nn.TransformerDecoderLayer(24, 4, 40, dropout=0.0, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 2)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, targets: Tensor, memory: Tensor) -> Tensor:
+        return self.head(self.decoder(self.targets(targets), self.memory(memory)))
+
+
+@contextlib.contextmanager
+def _no_init() -> Iterator[None]:
+    """Within the block nn.init leaves tensors as they are, which spares large models their slow first values."""
+    names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *args, **kwargs: tensor))
+        yield
+
+
+def _randomise(model: nn.Module) -> None:
+    """Weights that keep the size of what passes, norms with any scale, shift and statistics."""
+    with torch.no_grad():
+        for module in model.modules():
+            norm = isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, FrozenBatchNorm2d))
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is None or (isinstance(tensor, nn.Parameter) is False and not norm):
+                    continue
+                if not tensor.is_floating_point():
+                    continue
+                if norm and (name == "weight" or name == "running_var"):
+                    tensor.uniform_(0.5, 1.5)
+                elif tensor.dim() > 1:
+                    bound = (3.0 / tensor[0].numel()) ** 0.5
+                    tensor.uniform_(-bound, bound)
+                else:
+                    tensor.normal_(0.0, 0.1)
+
+
+@dataclass
+class Row:
+    """What was found on one model.
+
+    Attributes:
+        name: of the model.
+        parameters: their number.
+        groups: number of channel groups.
+        divisible: how many of them can grow.
+        coverage: part of the weights that they reach.
+        edits: by operator, how many edits were taken together.
+        differences: by operator and mode, the relative change of the outputs.
+        problems: what was refused or found wrong.
+        seconds: what it took.
+    """
+
+    name: str
+    parameters: int = 0
+    groups: int = 0
+    divisible: int = 0
+    coverage: float = 0.0
+    edits: dict[str, int] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def check(name: str) -> Row:
+    """Every operator on a model of the zoo."""
+    row, started = Row(name), time.perf_counter()
+    model, inputs = build(name)
+    row.parameters = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        graph = dnm.trace(model, inputs)
+    except dnm.DnmError as error:
+        row.problems.append(f"refused: {error}")
+        return row
+    row.groups, row.divisible = len(graph.groups), sum(group.divisible for group in graph.groups)
+    row.coverage = coverage(model, graph)
+    try:
+        _operators(model, graph, inputs, row)
+    except dnm.DnmError as error:
+        row.problems.append(f"refused: {error}")
+    row.seconds = time.perf_counter() - started
+    return row
+
+
+def _operators(model: nn.Module, graph: dnm.Graph, inputs: tuple, row: Row) -> None:
+    edits = surgery.possible(model, graph, inputs)
+    before = {training: outputs(model, inputs, training) for training in (False, True)}
+    for kind in (dnm.Divide, dnm.AddResidual, dnm.AddAttention, dnm.Connect):
+        chosen = [edit for edit in edits if isinstance(edit, kind)]
+        _together(model, graph, chosen, inputs, before, row, TOLERANCES[torch.float64])
+    row.edits["Prune"] = _grow_and_prune(model, graph, inputs, row)
+    model.float()
+    inputs = tuple(item.float() for item in inputs)
+    before = {training: outputs(model, inputs, training) for training in (False, True)}
+    divisions = [edit for edit in edits if isinstance(edit, dnm.Divide)]
+    _together(model, graph, divisions, inputs, before, row, TOLERANCES[torch.float32])
+
+
+def _together(
+    model: nn.Module, graph: dnm.Graph, edits: list, inputs: tuple, before: dict, row: Row, tolerance: float
+) -> None:
+    """Takes all edits of one kind, compares once, and takes them back; looks for a guilty one where they changed it."""
+    if not edits:
+        return
+    kind = type(edits[0]).__name__
+    key = kind if tolerance == TOLERANCES[torch.float64] else f"{kind} float32"
+    row.edits[key] = len(edits)
+    found = _compared(model, graph, edits, inputs, before)
+    for mode, difference in found.items():
+        row.differences[f"{key} {mode}"] = difference
+    if not all(difference <= tolerance for difference in found.values()):
+        guilty = _bisected(model, graph, edits, inputs, before, tolerance)
+        row.problems.append(f"{key} changed the output ({found}): {guilty}")
+
+
+def _bisected(model, graph, edits: list, inputs, before, tolerance: float) -> list:
+    while len(edits) > 1:
+        half = len(edits) // 2
+        for part in (edits[:half], edits[half:]):
+            found = _compared(model, graph, part, inputs, before)
+            if not all(difference <= tolerance for difference in found.values()):
+                edits = part
+                break
+        else:
+            # Only together do they change anything.
+            return edits
+    return edits
+
+
+def _compared(model: nn.Module, graph: dnm.Graph, edits: list, inputs: tuple, before: dict) -> dict[str, float]:
+    """Relative change of the outputs by edits that are taken together and then taken back."""
+    photograph = _photograph(model)
+    restores = carried_out(model, graph, edits, inputs)
+    num = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        return {
+            "train" if training else "eval": change(before[training], outputs(model, inputs, training))
+            for training in (False, True)
+        }
+    finally:
+        for restore in reversed(restores):
+            restore()
+        assert num > sum(parameter.numel() for parameter in model.parameters()), "the edits added nothing"
+        assert photograph == _photograph(model), "taking back did not leave the model as found"
+
+
+def carried_out(model: nn.Module, graph: dnm.Graph, edits: list, inputs: tuple) -> list[Callable[[], None]]:
+    """Takes edits of one kind that were all found on one graph; returns what takes each back."""
+    operator = journal.OPERATORS[type(edits[0]).__name__][1]
+    plans = [operator.plan(model, graph, edit, inputs) for edit in edits]
+    if isinstance(edits[0], (dnm.Divide, dnm.Prune)):
+        plans = units.in_turn(edits, plans)
+    elif isinstance(edits[0], dnm.Connect):
+        # From the inside out: what contains a rewritten module can be rewritten, not the other way round.
+        order = sorted(range(len(edits)), key=lambda number: -plans[number]["ancestor"].count("."))
+        edits, plans = [edits[number] for number in order], [plans[number] for number in order]
+    restores: list[Callable[[], None]] = []
+    try:
+        for edit, plan in zip(edits, plans, strict=True):
+            restores.append(operator.carry_out(model, edit, plan))
+    except BaseException:
+        for restore in reversed(restores):
+            restore()
+        raise
+    return restores
+
+
+def _grow_and_prune(model: nn.Module, graph: dnm.Graph, inputs: tuple, row: Row) -> int:
+    """Adds a silent unit to every group and prunes just these: the state must be what it was, bit for bit."""
+    groups = [group for group in graph.groups if group.divisible and not group.uniform]
+    if not groups:
+        return 0
+    before = {name: tensor for name, tensor in model.state_dict().items()}
+    grown = carried_out(model, graph, [dnm.Divide(group.name, (0,), "zero") for group in groups], inputs)
+    restores = []
+    try:
+        wider = dnm.trace(model, inputs)
+        for group in groups:
+            if wider.group(group.name).width != group.width + 1:
+                row.problems.append(f"{group.name} was divided and is not wider by one")
+        prunes = [dnm.Prune(group.name, (group.width,)) for group in groups]
+        restores = carried_out(model, wider, prunes, inputs)
+        after = model.state_dict()
+        wrong = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+        if wrong:
+            row.problems.append(f"growing and pruning changed {wrong[:3]} ({len(wrong)} tensors)")
+    finally:
+        for restore in [*reversed(restores), *reversed(grown)]:
+            restore()
+    return len(groups)
+
+
+def outputs(model: nn.Module, inputs: tuple, training: bool) -> list[Tensor]:
+    """The tensors that the model returns in a mode, which leaves no trace in its buffers."""
+    with torch.no_grad(), untouched(model, training):
+        return tensors_in(model(*inputs))
+
+
+def change(before: list[Tensor], after: list[Tensor]) -> float:
+    """Norm of the difference over norm, over all outputs together."""
+    assert [tensor.shape for tensor in before] == [tensor.shape for tensor in after]
+    difference = sum((new.double() - old.double()).square().sum().item() for old, new in zip(before, after, strict=True))
+    return (difference / sum(old.double().square().sum().item() for old in before)) ** 0.5
+
+
+def _photograph(model: nn.Module) -> list:
+    """What taking an edit back must leave: modules, their plain attributes, and where every tensor lies."""
+    found: list = []
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str, tuple))}
+        tensors = [*module._parameters.values(), *module._buffers.values()]
+        found.append((name, id(module), plain, [t if t is None else (t.data_ptr(), t.shape) for t in tensors]))
+    return found
+
+
+def coverage(model: nn.Module, graph) -> float:
+    """Part of the weights of convolutions, linear layers and attention projections with a dimension that can grow."""
+    weights = {}
+    for path, module in model.named_modules():
+        own = f"{path}." if path else ""
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            names = ["weight"]
+        elif isinstance(module, nn.MultiheadAttention):
+            names = ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
+        else:
+            continue
+        for name in names:
+            tensor = module._parameters.get(name)
+            if tensor is not None:
+                weights[own + name] = tensor.numel()
+    covered = {member.tensor for group in graph.groups if group.divisible for member in group.members}
+    return sum(size for name, size in weights.items() if name in covered) / sum(weights.values())
