@@ -29,7 +29,7 @@ repro: .venv/installed ## run the embedded pipeline: what is out of date, and no
 	@echo "results: metrics/embedded/tables/; runs: make ui"
 
 test: .venv/installed ## run the tests
-	@$(RUN) -m pytest -m "not benchmark"
+	@$(RUN) -m pytest -m "not benchmark and not nightly"
 
 verify: .venv/installed ## regenerate every committed figure from nothing and compare the bits (TOLERANCE=ci: the intervals)
 	@$(RUN) -m stages.verify --tolerance $(or $(TOLERANCE),bits)
@@ -48,7 +48,8 @@ lint: .venv/installed ## check style and types
 benchmark: .venv/installed ## compare speeds with peers, on a quiet machine
 	@$(RUN) -m pytest -m benchmark -s
 
-nightly: lint test verify benchmark ## all checks: with one worker too, and that verify finds a forged figure and a changed loop
+nightly: lint test verify benchmark ## all checks: the large models and one worker too, and that verify finds a forgery
+	@$(RUN) -m pytest -m nightly
 	@DNM_WORKERS=1 $(RUN) -m stages.verify
 	@$(RUN) -m stages.verify --self-test
 

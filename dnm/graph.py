@@ -93,10 +93,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Graph:
-    """The channel groups of a model, in the order in which the data passes them, and the places between."""
+    """The channel groups of a model, in the order in which the data passes them, and the places between.
+
+    Attributes:
+        groups: the channel groups.
+        places: where a branch can be inserted.
+        called: paths of the modules whose own forward ran; others are read by their parents, not called.
+    """
 
     groups: tuple[Group, ...]
     places: tuple[Place, ...] = field(default=(), repr=False)
+    called: frozenset[str] = field(default=frozenset(), repr=False)
 
     def group(self, name: str) -> Group:
         """The group called `name`.
@@ -134,16 +141,19 @@ def traced(model: nn.Module, example_inputs: Tensor | tuple | dict) -> tuple[Gra
     """`trace`, and the floating-point outputs of its pass in eval mode."""
     layers.refuse_wrappers(model)
     recorder = Recorder(model, RULES)
-    outputs = _record(recorder, model, example_inputs, training=False)
-    places = tuple(place for place in recorder.places.values() if place is not None)
-    if any(name not in recorder.touched for name, _ in model.named_parameters()):
-        _record(recorder, model, example_inputs, training=True)
+    try:
+        outputs = _record(recorder, model, example_inputs, training=False)
+        places = tuple(place for place in recorder.places.values() if place is not None)
+        if any(name not in recorder.touched for name, _ in model.named_parameters()):
+            _record(recorder, model, example_inputs, training=True)
+    finally:
+        recorder.forget()
     layers.tie(model, recorder)
     groups = _groups(recorder)
     if recorder.doubtful:
         shapes = [tensor.shape for tensor in outputs]
         groups = _those_that_follow(model, example_inputs, groups, shapes)
-    return Graph(tuple(groups), places), [tensor for tensor in outputs if tensor.is_floating_point()]
+    return Graph(tuple(groups), places, frozenset(recorder.called)), [tensor for tensor in outputs if tensor.is_floating_point()]
 
 
 def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
@@ -156,6 +166,7 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
     def leave(module: nn.Module, inputs, outputs) -> None:
         if id(module) in names and recorder.stack:
             recorder.stack.pop()
+            recorder.called.add(names[id(module)])
             if isinstance(outputs, Tensor) and module is not model and not training:
                 labels = recorder.labels(outputs) if outputs.is_floating_point() else None
                 returned.append((names[id(module)], outputs.shape, labels))
@@ -343,6 +354,9 @@ def _blocks(ranks: np.ndarray, width: int) -> tuple[tuple[int, ...], int] | None
         ranks: the number in the group of the unit at each position, -1 for others.
         width: number of units.
     """
+    # All of the dimension, in order: what nearly every member is.
+    if len(ranks) == width and np.array_equal(ranks, np.arange(width)):
+        return (0,), 1
     positions = np.flatnonzero(ranks >= 0)
     sequence = ranks[positions]
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
@@ -379,10 +393,14 @@ def _orderly(uses: list, blocks: tuple[tuple[int, ...], int], width: int, origin
     starts, repeat = blocks
     places = np.concatenate([np.arange(start, start + repeat * width) for start in starts])
     for use in uses:
+        at, own = use.positions.numpy(), use.labels.numpy()
+        # All of another dimension, in order: what nearly every use is.
+        whole = blocks == ((0,), 1) and len(own) == width and own[0] > 0 and origin[0][own[0]] == origin[0][own[-1]]
+        if whole and np.array_equal(at, places) and np.array_equal(own, own[0] + places):
+            continue
         seen = np.full(int(places.max()) + 1, 0, np.int64)
-        at = use.positions.numpy()
         inside = at <= places.max()
-        seen[at[inside]] = use.labels.numpy()[inside]
+        seen[at[inside]] = own[inside]
         labels = seen[places].reshape(len(starts), width, repeat)
         # A use may see some of the blocks only (the queries' rows of a projection that keys and values share).
         labels = labels[labels.any(axis=(1, 2))]

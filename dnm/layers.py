@@ -26,6 +26,17 @@ HEADS = {
 }
 
 
+def modules(model: nn.Module) -> list[nn.Module]:
+    """`model.modules()` from the outside in, without the names, which take most of the time on large models."""
+    seen, found = {id(model)}, [model]
+    for module in found:
+        for child in module._modules.values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                found.append(child)
+    return found
+
+
 def heads_of(module: nn.Module) -> tuple[str, str] | None:
     """Names of a module's count of heads and of its projection, if its class is one that ties heads to its width."""
     for kind in type(module).__mro__:
@@ -71,6 +82,9 @@ def integers(module: nn.Module, sizes: dict[str, tuple[int, ...]]) -> dict[str, 
         return found
     for name, (path, dimension) in _own_integers(module).items():
         found[name] = get(module, path).shape[dimension]
+    if isinstance(module, nn.modules.batchnorm._NormBase) and weight is None and module.running_mean is not None:
+        # Without weights its statistics stand for its width.
+        return {"num_features": module.running_mean.shape[0]}
     if weight is None:
         return found
     if isinstance(module, _ConvTransposeNd):
@@ -123,7 +137,7 @@ def owners(model: nn.Module, tensors: Iterable[Tensor]) -> list[nn.Module]:
     """Modules whose integers depend on one of the tensors."""
     wanted = {id(tensor) for tensor in tensors}
     found = []
-    for module in model.modules():
+    for module in modules(model):
         held = [*module._parameters.values(), *module._buffers.values()]
         known = heads_of(module)
         if known is not None:
@@ -242,7 +256,8 @@ def unfuse(model: nn.Module, layer: nn.Module) -> Callable[[], None]:
     asked = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
     old = [
         (module, name, getattr(module, name))
-        for module in model.modules()
+        for module in modules(model)
+        if isinstance(module, tuple(asked))
         for kind, name in asked.items()
         if isinstance(module, kind) and any(inner is layer for inner in module.modules())
     ]

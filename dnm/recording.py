@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -159,10 +160,12 @@ class Recorder(TorchDispatchMode):
         self.frozen: list[tuple[Tensor, str]] = []
         self.uniforms: list[tuple[Tensor, str]] = []
         self.doubtful = False
+        self.marked: list[weakref.ref[Tensor]] = []
         self.dropped: list[Tensor] = []
         self.produced: list[State] = []
         self.touched: set[str] = set()
         self.places: dict[str, Any] = {}
+        self.called: set[str] = set()
         self.num_labels = 0
         # The first label of every dimension that was numbered, ascending, and whose dimension it is.
         self.firsts: list[int] = []
@@ -227,8 +230,19 @@ class Recorder(TorchDispatchMode):
         if isinstance(tensor, Tensor) and id(tensor) not in self.states:
             if value is not None and value.labels is not None and not bool(shrink(value.labels).any()):
                 value = None
-            if value is not None or hasattr(tensor, "_dnm_value"):
+            if hasattr(tensor, "_dnm_value"):
                 tensor._dnm_value = value  # pyright: ignore[reportAttributeAccessIssue]
+            elif value is not None:
+                tensor._dnm_value = value  # pyright: ignore[reportAttributeAccessIssue]
+                self.marked.append(weakref.ref(tensor))
+
+    def forget(self) -> None:
+        """Takes the notes off all tensors that are still alive: inputs, and what the model keeps of a pass."""
+        for reference in self.marked:
+            tensor = reference()
+            if tensor is not None:
+                vars(tensor).pop("_dnm_value", None)
+        self.marked.clear()
 
     def set_labels(self, tensor: object, labels: Tensor | None) -> None:
         """Notes the labels of a result."""
@@ -314,7 +328,11 @@ class Recorder(TorchDispatchMode):
         labelled = [value.labels for value in values if value.labels is not None]
         parts = tuple(part for value in values for part in value.parts)
         if not labelled:
-            return Value(parts=tuple(self._broadcast(part, shape) for part in parts), pristine=False)
+            full_parts = tuple(self._broadcast(part, shape) for part in parts)
+            # Data that no channel made, to which parameters were added entry by entry, is still such data.
+            if any(_covers(tensor, part, shape) for tensor in plain for part in full_parts):
+                return None
+            return Value(parts=full_parts, pristine=False)
         full = [labels.expand(shape) for labels in labelled]
         main = max(full, key=lambda labels: len(varying(labels)))
         dimensions = set(varying(main))
@@ -379,6 +397,18 @@ class Recorder(TorchDispatchMode):
                 self.use(state, own, PRODUCES, first[seen], seen)
                 return
         self.freeze(labels, f"{what} in {self.where()} lays {state.name} over them in a way that cannot be followed")
+
+
+def _covers(tensor: Tensor, part: Part, shape: torch.Size) -> bool:
+    """Whether a tensor has a size of its own in every dimension along which the part of a state differs."""
+    view = part.elements
+    if view is None:
+        sizes = part.state.tensor.shape[::-1] if part.transposed else part.state.tensor.shape
+        dimensions = [d + len(shape) - len(sizes) for d, size in enumerate(sizes) if size > 1]
+    else:
+        dimensions = list(varying(view))
+    own = [dimension - len(shape) + tensor.dim() for dimension in dimensions]
+    return tensor.dim() > 0 and all(dimension >= 0 and tensor.shape[dimension] > 1 for dimension in own)
 
 
 class Operation:
@@ -467,8 +497,10 @@ def untouched(model: nn.Module, training: bool | None = None) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, caching = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
     try:
+        # Copies without a gradient would stay behind for the caller, whose autocast is entered already.
+        torch.set_autocast_cache_enabled(False)
         # A buffer that two modules share must stay shared.
         copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
         for module, name, buffer in buffers:
@@ -481,6 +513,7 @@ def untouched(model: nn.Module, training: bool | None = None) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.set_autocast_cache_enabled(caching)
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
         for module, was in modes:

@@ -95,6 +95,8 @@ def moved(op: Operation) -> None:
             recorder.doubtful = True
         return
     moves = [_move_part(op, part) for part in value.parts]
+    if not recorder.adaptive and not all(part.elements is None for parts in moves for part in parts):
+        recorder.doubtful = True
     for number, result in enumerate(op.results()):
         recorder.set(result, Value(parts=tuple(parts[number] for parts in moves), pristine=value.pristine))
 
@@ -167,6 +169,17 @@ def split(op: Operation) -> None:
             op.recorder.link(shrink(parts[0]), shrink(part))  # pyright: ignore[reportArgumentType]
 
 
+def gated(op: Operation) -> None:
+    """One half along a dimension times a function of the other."""
+    recorder, labels = op.recorder, op.recorder.labels(op.args[0])
+    if labels is None:
+        return
+    first, second = labels.chunk(2, op.argument("dim"))
+    if op.argument("dim") % labels.dim() in varying(labels):
+        recorder.link(shrink(first), shrink(second))
+    recorder.set_labels(op.result, compress(first))
+
+
 def concatenated(op: Operation) -> None:
     """Tensors side by side along a dimension; along the others they must agree."""
     recorder, tensors = op.recorder, op.args[0]
@@ -227,17 +240,25 @@ def pooled(op: Operation) -> None:
 
 
 def _channels(op: Operation, tensor: Tensor, dimension: int) -> Tensor | None:
-    """The labels along `dimension`; None where there are none, or where they differ along other dimensions too."""
+    """The labels along `dimension`; None where there are none, or where they differ along other dimensions alone."""
     value = op.recorder.value(tensor)
     if value is None:
         return None
     labels = _made_of_state(op, value, dimension) if value.labels is None else value.labels
     if labels is None:
         return None
-    if set(varying(labels)) - {dimension % labels.dim()}:
-        op.recorder.freeze(labels, f"{op.name} in {op.recorder.where()} reads them along several dimensions")
+    dimension %= labels.dim()
+    dimensions = varying(labels)
+    others = [d for d in dimensions if d != dimension]
+    if not others:
+        return along(labels, dimension)
+    if dimension not in dimensions:
+        op.recorder.freeze(labels, f"{op.name} in {op.recorder.where()} reads them along another dimension")
         return None
-    return along(labels, dimension)
+    # What stands at different positions of one channel is one unit, as behind a pixel shuffle.
+    line = shrink(labels).amax(others, keepdim=True)
+    op.recorder.link(shrink(labels), line)
+    return line.reshape(-1)
 
 
 def _made_of_state(op: Operation, value: Value, dimension: int) -> Tensor | None:
@@ -383,8 +404,14 @@ def _grouped_transposed(op: Operation, state, labels: Tensor | None, groups: int
 
 def _bias(op: Operation, bias: object, labels: Tensor) -> None:
     value = op.recorder.value(bias)
-    if value is not None:
-        op.recorder.join(labels.shape, [Value(labels=compress(labels)), value], [], op.name)
+    if value is None:
+        return
+    part = value.parts[0] if len(value.parts) == 1 else None
+    lies = part is not None and part.elements is None and part.state.tensor.shape == labels.shape
+    if part is not None and lies and bool(labels[0] != labels[-1]):
+        op.recorder.use(part.state, 0, PRODUCES, labels)
+        return
+    op.recorder.join(labels.shape, [Value(labels=compress(labels)), value], [], op.name)
 
 
 def linear(op: Operation) -> None:
@@ -417,12 +444,19 @@ def _project(op: Operation, part: Part, side: int, data: Tensor, bias: object) -
     rows, columns = _coordinates(op, part)
     # Written as data @ w: w's first dimension is summed over, its second is made.
     (read, read_at), (made, made_at) = (rows, columns) if side == 1 else (columns, rows)
-    labels = _channels(op, data, 1 if side == 1 else 0)
+    dimension = -1 if side == 1 else -2
+    across = dimension % data.dim()
+    known = recorder.labels(data)
+    if known is not None and varying(known) and across not in varying(known):
+        # Positions are mixed, each channel by itself: sizes of positions do not change.
+        recorder.set_labels(op.result, known.narrow(across, 0, 1).expand(op.result.shape))
+        return
+    labels = _channels(op, data, dimension)
     if labels is not None:
         recorder.use(state, read, READS, labels, read_at)
     outputs = recorder.produce(state, made, made_at)
     _bias(op, bias, outputs)
-    recorder.set_labels(op.result, _lay_out(outputs, 1 if side == 1 else 0, op.result.shape))
+    recorder.set_labels(op.result, _lay_out(outputs, dimension, op.result.shape))
 
 
 def _coordinates(op: Operation, part: Part) -> tuple[tuple[int, Tensor | None], tuple[int, Tensor | None]]:
@@ -438,12 +472,25 @@ def _coordinates(op: Operation, part: Part) -> tuple[tuple[int, Tensor | None], 
     raise _computed(op)
 
 
+def _repeated(value: Value) -> Part | None:
+    """The one matrix in a batch of copies of it, as a linear layer without gradients makes them; None where there is none."""
+    elements = value.parts[0].elements
+    if len(value.parts) != 1 or not value.pristine or value.parts[0].state.tensor.dim() != 2 or elements is None:
+        return None
+    same = not elements.stride(0) or bool((elements == elements[:1]).all())
+    return Part(value.parts[0].state, elements[0]) if same else None
+
+
 def batched_product(op: Operation) -> None:
     """`bmm` and `baddbmm`: products of activations, batch by batch."""
     tensors = op.args[-2:] if op.name == "bmm" else op.args[1:3]
     values = [op.recorder.value(tensor) for tensor in tensors]
-    for value in values:
+    for side, value in enumerate(values):
         if value is not None and value.labels is None:
+            part = _repeated(value)
+            if part is not None and op.name == "bmm":
+                _project(op, part, side, tensors[1 - side], None)
+                return
             raise GraphError(
                 f"{op.name} in {op.recorder.where()} multiplies with the parameter {value.parts[0].state.name} batch by "
                 "batch, which cannot be followed; use a linear layer"
@@ -612,6 +659,7 @@ KINDS: dict[str, tuple[Rule, str]] = {
     ),
     "padding": (padded, "constant_pad_nd"),
     "splitting": (split, "split split_with_sizes unbind chunk tensor_split unsafe_split unsafe_chunk"),
+    "gating": (gated, "glu"),
     "concatenating": (concatenated, "cat concat"),
     "pooling and resizing": (
         pooled,

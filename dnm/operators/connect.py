@@ -44,7 +44,8 @@ class Connection(nn.Module):
 class _Tracer(fx.Tracer):
     """Looks into the modules that lead to the two ends, and into nothing else."""
 
-    def __init__(self, ends: tuple[str, str]) -> None:
+    def __init__(self, ends: tuple[str, ...] = ()) -> None:
+        # A rewritten module names its tracer, and makes one without arguments when it is unpickled.
         super().__init__()
         self.ends = ends
 
@@ -73,6 +74,11 @@ def plan(model: nn.Module, graph: Graph, edit: Connect, example_inputs: object) 
     ancestor = common(edit)
     if not ancestor:
         raise EditError(f"{what}: only the model itself contains both, and the model stays the object that it is")
+    if ancestor not in graph.called:
+        raise EditError(
+            f"{what}: {ancestor} ({type(model.get_submodule(ancestor)).__name__}) is never called itself, its parent "
+            "calls what is inside; a rewritten copy would not be iterable"
+        )
     rewritten(model, edit, ancestor, what)
     return {
         "source": source.channels,
@@ -157,12 +163,10 @@ def carry_out(
         joined = graph.call_module(name, (source, target))
     target.replace_all_uses_with(joined, delete_user_cb=lambda user: user is not joined)
     new = fx.GraphModule(copied, graph)
-    new.train(module.training)
-    # Modules without state that its forward never calls are not in the new one.
-    renewed = dict(new.named_modules())
-    for path, child in module.named_modules():
-        if path in renewed:
-            renewed[path].training = child.training
+    # The modules inside are the same ones, each in its own mode; those that hold them are new.
+    modes = {path: child.training for path, child in module.named_modules()}
+    for path, child in new.named_modules():
+        child.training = modes.get(path, module.training)
     parameters = [(f"{ancestor}.{name}.projection.{own}", p) for own, p in connection.projection.named_parameters()]
     return insert.together(
         [lambda: insert.enrol(optimizers, near, parameters), lambda: insert.exchange(model, module, new)]

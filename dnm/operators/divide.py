@@ -19,6 +19,7 @@ from dnm.graph import Graph, Member
 from dnm.operators import fresh
 from dnm.operators import units as at
 from dnm.operators.units import Line, Places, Reindex
+from dnm.reindex import select
 
 
 def plan(model: nn.Module, graph: Graph, edit: Divide, example_inputs: object) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def _incoming(
     values: Tensor, member: Member, places: Places, edit: Divide, generator: torch.Generator
 ) -> tuple[Tensor, Line]:
     dimension = member.dimension
-    values = values.index_select(dimension, places.index.to(values.device))
+    values = select(values, dimension, places.index)
     if edit.fill == "twin":
         # A unit's loss gradient is shared out with its outgoing weights; the random parts d cancel on average.
         scale = torch.ones(len(places.index), dtype=torch.float64)
@@ -112,7 +113,7 @@ def _outgoing(
     values: Tensor, member: Member, places: Places, edit: Divide, generator: torch.Generator
 ) -> tuple[Tensor, Line]:
     dimension = member.dimension
-    values = values.index_select(dimension, places.index.to(values.device))
+    values = select(values, dimension, places.index)
     listed, added = places.listed.to(values.device), places.added.to(values.device)
     column = values.index_select(dimension, listed)
     if edit.fill in ("zero", "gradmax"):

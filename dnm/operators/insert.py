@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dnm import layers
 from dnm.errors import EditError
 from dnm.graph import Graph, Place
 from dnm.reindex import check_state
@@ -32,10 +33,10 @@ def place(graph: Graph, path: str, what: str) -> Place:
 def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> Callable[[], None]:
     """Puts a module in another's place, wherever the model holds it; returns what takes it back."""
     # `new` may hold `old` itself, which is to stay there.
-    inside = {id(module) for module in new.modules()}
+    inside = {id(module) for module in layers.modules(new)}
     spots = [
         (parent, name)
-        for parent in model.modules()
+        for parent in layers.modules(model)
         if id(parent) not in inside or parent is model
         for name, child in parent._modules.items()
         if child is old

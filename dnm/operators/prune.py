@@ -17,6 +17,7 @@ from dnm.graph import Graph, Member
 from dnm.operators import units as at
 from dnm.operators.units import Line, Reindex
 from dnm.recording import untouched
+from dnm.reindex import select
 
 # The count of batches belongs to the momentum's schedule.
 BUFFERS = ("running_mean", "running_var")
@@ -64,7 +65,7 @@ def carry_out(
     silent = all(_silent(model, member, edit, plan) for member in found if member.reads)
     measured = example_inputs is not None and not edit.into and not silent
     folds = _folds(model, found, edit, plan, example_inputs) if measured else []
-    statistics = _statistics(model, example_inputs) if measured else {}
+    seen = _seen(model, example_inputs) if measured else {}
     reindexes: dict[int, Reindex] = {}
     for tensor, members in at.by_tensor(model, found):
         values, lines = tensor.data, []
@@ -79,9 +80,13 @@ def carry_out(
                 else:
                     # What is read of the two now comes from one, and so do their gradients.
                     joins = gone, heirs
-            values = values.index_select(member.dimension, kept.to(values.device))
+            values = select(values, member.dimension, kept)
             lines.append(Line(member.dimension, kept, joins=joins))
         reindexes[id(tensor)] = Reindex(tensor, tuple(lines), values)
+    for path, norm in _norms(model).items():
+        own = reindexes.get(id(norm.running_mean))
+        if path in seen and own is not None:
+            seen[path] = torch.stack([own.of(row) for row in seen[path]])
     restores = [at.replace(model, list(reindexes.values()), optimizers)]
 
     def restore() -> None:
@@ -94,8 +99,8 @@ def carry_out(
             # The reading layer may make units of the same group.
             own = reindexes.get(id(bias))
             bias.data = bias.data + (added if own is None else own.of(added))
-        if statistics:
-            restores.append(_re_estimate(model, example_inputs, statistics, reindexes))
+        if seen:
+            restores.append(_re_estimate(model, example_inputs, seen))
     except BaseException:
         restore()
         raise
@@ -158,61 +163,73 @@ def _folds(
     return folds
 
 
-def _statistics(model: nn.Module, example_inputs: object) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
-    """The statistics of every batch norm, as plain averages over the example inputs.
-
-    Returns:
-        By path of the norm and name of the buffer: the buffer that the norm holds, and its values on the inputs.
-    """
-    norms = {
+def _norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    return {
         path: module
         for path, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
     }
-    if not norms:
-        return {}
-    held = {(path, name): norm._buffers[name] for path, norm in norms.items() for name in BUFFERS}
-    momenta = {path: norm.momentum for path, norm in norms.items()}
-    with torch.no_grad(), untouched(model, training=True):
-        try:
-            for norm in norms.values():
-                norm.momentum = None
-                norm.reset_running_stats()
-            call(model, example_inputs)  # pyright: ignore[reportArgumentType]
-            taken = {(path, name): norms[path]._buffers[name] for path, name in held}
-        finally:
-            for path, norm in norms.items():
-                norm.momentum = momenta[path]
-    return {
-        key: (buffer, value)
-        for key, buffer in held.items()
-        if buffer is not None and (value := taken[key]) is not None
-    }
 
 
-def _re_estimate(
-    model: nn.Module,
-    example_inputs: object,
-    before: dict[tuple[str, str], tuple[Tensor, Tensor]],
-    reindexes: dict[int, Reindex],
-) -> Callable[[], None]:
-    """Takes the statistics of the batch norms anew that see something else since the units are gone.
+def _seen(model: nn.Module, example_inputs: object) -> dict[str, Tensor]:
+    """What the batch norms see in eval mode: mean and mean square per channel, by path, `2 x channels`."""
+    norms = _norms(model)
+    found: dict[str, Tensor] = {}
+
+    def look(path: str) -> Callable[[nn.Module, tuple], None]:
+        def hook(module: nn.Module, inputs: tuple) -> None:
+            others = [d for d in range(inputs[0].dim()) if d != 1]
+            moments = torch.stack([inputs[0].mean(others), inputs[0].square().mean(others)])
+            found[path] = found.get(path, 0.0) + moments
+
+        return hook
+
+    hooks = [norm.register_forward_pre_hook(look(path)) for path, norm in norms.items()]
+    try:
+        if norms:
+            with torch.no_grad(), untouched(model, training=False):
+                call(model, example_inputs)  # pyright: ignore[reportArgumentType]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _re_estimate(model: nn.Module, example_inputs: object, before: dict[str, Tensor]) -> Callable[[], None]:
+    """Takes the statistics of those batch norms anew, as averages over the example inputs, that see something else.
+
+    Args:
+        before: what they saw while the units were there, those units left out.
 
     Returns:
         A function that puts the old ones back.
     """
-    replaced: list[tuple[nn.Module, str, Tensor]] = []
-    for (path, name), (buffer, new) in _statistics(model, example_inputs).items():
-        held, old = before[path, name]
-        own = reindexes.get(id(held))
-        old = old if own is None else own.of(old)
-        size = old.abs().mean().clamp_min(torch.finfo(old.dtype).tiny)
-        if (new - old).abs().max() > size * 100 * torch.finfo(old.dtype).eps:
-            replaced.append((model.get_submodule(path), name, buffer))
-            model.get_submodule(path)._buffers[name] = new
+    changed = {}
+    for path, new in _seen(model, example_inputs).items():
+        old, norm = before[path], _norms(model)[path]
+        size = 100 * torch.finfo(old.dtype).eps * old.abs().max()
+        if not (new - old).abs().max() <= size:
+            changed[path] = norm
+    momenta = {path: norm.momentum for path, norm in changed.items()}
+    taken: dict[str, dict[str, Tensor | None]] = {}
+    with torch.no_grad(), untouched(model, training=False):
+        try:
+            for norm in changed.values():
+                norm.training, norm.momentum = True, None
+                norm.reset_running_stats()
+            if changed:
+                call(model, example_inputs)  # pyright: ignore[reportArgumentType]
+            taken = {path: dict(norm._buffers) for path, norm in changed.items()}
+        finally:
+            for path, norm in changed.items():
+                norm.momentum = momenta[path]
+    old_buffers = [(norm, name, norm._buffers[name]) for norm in changed.values() for name in BUFFERS]
+    for path, norm in changed.items():
+        for name in BUFFERS:
+            norm._buffers[name] = taken[path][name]
 
     def restore() -> None:
-        for module, name, buffer in replaced:
-            module._buffers[name] = buffer
+        for norm, name, buffer in old_buffers:
+            norm._buffers[name] = buffer
 
     return restore

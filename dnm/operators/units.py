@@ -61,7 +61,7 @@ def plan(group: Group) -> dict[str, Any]:
 def members(plan: dict[str, Any]) -> list[Member]:
     """The members in a plan."""
     rows = plan["members"]
-    return [Member(tensor, dimension, reads, tuple(starts), repeat) for tensor, dimension, reads, starts, repeat in rows]
+    return [Member(name, dimension, reads, tuple(starts), repeat) for name, dimension, reads, starts, repeat in rows]
 
 
 def in_turn(edits: Iterable[Divide | Prune], plans: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,8 +124,7 @@ def narrow(member: Member, size: int, width: int, units: tuple[int, ...]) -> tup
     """Old positions that stay, and those of the listed units (block by block, unit by unit)."""
     own = (np.array(units)[:, None] * member.repeat + np.arange(member.repeat)).ravel()
     gone = np.concatenate([start + own for start in member.starts])
-    kept = np.setdiff1d(np.arange(size), gone)
-    return torch.from_numpy(kept), torch.from_numpy(gone)
+    return torch.from_numpy(np.delete(np.arange(size), gone)), torch.from_numpy(gone)
 
 
 def replace(
@@ -137,7 +136,7 @@ def replace(
     wanted = {id(reindex.tensor) for reindex in reindexes}
     spots = [
         (module, name)
-        for module in model.modules()
+        for module in layers.modules(model)
         for name, buffer in module._buffers.items()
         if id(buffer) in wanted
     ]

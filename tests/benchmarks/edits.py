@@ -1,7 +1,7 @@
 """How long tracing and editing take, as ratios within one run: against a training step, and against peers.
 
-Every function measures one thing and returns it; `test_edits.py` prints it beside its bar. Compared calls take turns, so
-that they share the load of their moment, and medians are compared.
+Every function measures one thing and returns it; `test_edits.py` prints it beside its bar. Compared calls take turns,
+so that they share the load of their moment, and medians are compared.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -38,8 +39,8 @@ def peer(name: str) -> ModuleType | None:
         return None
 
 
-def medians(rounds: int, **calls: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns, and a first round that warms up is left out."""
+def medians(rounds: int, pick=statistics.median, **calls: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of the processor that each call takes; they take turns, and a first round is left out."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, function in calls.items():
@@ -47,7 +48,7 @@ def medians(rounds: int, **calls: Callable[[], object]) -> dict[str, float]:
             function()
             if number:
                 seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: pick(values) for name, values in seconds.items()}
 
 
 def resnet(name: str = "resnet50", size: int = 224, batch: int = 2) -> tuple[nn.Module, Tensor]:
@@ -83,16 +84,27 @@ def against_a_training_step(rounds: int = 3) -> dict[str, float]:
     return medians(rounds, step=step, edit=lambda: trace_and_divide(model, LAYER, images))
 
 
-def checks(batch: int, rounds: int = 5) -> float:
-    """ResNet-50: what the engine's own checks add to tracing and dividing, in forward passes on the example inputs."""
+def checks(batch: int, rounds: int = 3) -> tuple[float, float]:
+    """ResNet-50: what the engine's own checks add to tracing and dividing, in forward passes on the example inputs.
+
+    Returns:
+        The passes, counted in samples: one on all of them, and two in train mode on four. And their time over a pass's.
+    """
     model, images = resnet(batch=batch)
+    edit = dnm.Divide(LAYER, (0,))
+    samples: list[int] = []
+    hook = model.register_forward_pre_hook(lambda module, inputs: samples.append(len(inputs[0])))
+    trace_and_divide(model, LAYER, images)
+    bare = sum(samples)
+    dnm.apply(model, edit, images).undo()
+    hook.remove()
     seconds = medians(
         rounds,
-        forward=lambda: forward(model, images),
-        bare=lambda: trace_and_divide(model, LAYER, images),
-        whole=lambda: dnm.apply(model, dnm.Divide(LAYER, (0,)), images).undo(),
+        forward=partial(forward, model, images),
+        bare=partial(trace_and_divide, model, LAYER, images),
+        whole=lambda: dnm.apply(model, edit, images).undo(),
     )
-    return (seconds["whole"] - seconds["bare"]) / seconds["forward"]
+    return (sum(samples) - 2 * bare) / batch, (seconds["whole"] - seconds["bare"]) / seconds["forward"]
 
 
 def against_torch_pruning(rounds: int = 9) -> dict[str, float]:
@@ -116,16 +128,19 @@ def against_torch_pruning(rounds: int = 9) -> dict[str, float]:
     )
 
 
-def against_gromo(kind: str, units: int = 8, rounds: int = 7) -> dict[str, float]:
-    """A division with tracing and all checks, over GroMo's growth of the same layer by as many units on the same batch.
+def against_gromo(kind: str, units: int = 8, few: int = 8, rounds: int = 7) -> dict[str, float]:
+    """A division with tracing and all checks, and GroMo's growth of the same layer by as many units.
 
-    GroMo's step is timed at its cheapest: statistics of one layer from one batch, no update of the old weights, and no
-    line search for the size of the new ones.
+    A division needs a few samples, to be traced and checked; GroMo's statistics need many. For a stricter comparison
+    `dnm_same_batch` has all of them. GroMo's step is timed at its cheapest: statistics of one layer from one batch, no
+    update of the old weights, and no line search for the size of the new ones.
 
     Args:
         kind: "mlp" (784 - 256 - 256 - 10, 256 samples) or "cnn" (3 convolutions of 32 and 64 channels with batch norm,
-            64 images of 32x32).
+            64 images of
+            32x32).
         units: how many units are added.
+        few: example inputs of the division.
         rounds: how many medians are taken over.
     """
     assert peer("gromo") is not None
@@ -137,7 +152,6 @@ def against_gromo(kind: str, units: int = 8, rounds: int = 7) -> dict[str, float
         model: nn.Module = nn.Sequential(
             nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
         )
-        group = "0"
         start = GrowingMLP(784, 10, 256, 2, activation=nn.ReLU(), device=torch.device("cpu"))
     else:
         from gromo.containers.vgg import VGG
@@ -149,8 +163,9 @@ def against_gromo(kind: str, units: int = 8, rounds: int = 7) -> dict[str, float
             nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
             nn.Flatten(), nn.Linear(64, 10),
         )  # fmt: skip
-        group = "0"
-        start = VGG([32, 64, "M", 64], target_cfg=[64, 64, "M", 64], num_classes=10, number_of_fc_layers=1, device="cpu")
+        start = VGG(
+            [32, 64, "M", 64], target_cfg=[64, 64, "M", 64], num_classes=10, number_of_fc_layers=1, device="cpu"
+        )
 
     growing: list[nn.Module] = []
 
@@ -171,8 +186,14 @@ def against_gromo(kind: str, units: int = 8, rounds: int = 7) -> dict[str, float
         layer.delete_update()
         layer.reset_computation()
 
-    edit = dnm.Divide(group, tuple(range(units)))
-    return medians(rounds, ready=ready, gromo=gromo, dnm=lambda: dnm.apply(model, edit, images).undo())
+    edit = dnm.Divide("0", tuple(range(units)))
+    return medians(
+        rounds,
+        ready=ready,
+        gromo=gromo,
+        dnm=lambda: dnm.apply(model, edit, images[:few]).undo(),
+        dnm_same_batch=lambda: dnm.apply(model, edit, images).undo(),
+    )
 
 
 def memory() -> dict[str, int]:
@@ -224,7 +245,9 @@ def growth(rounds: int = 5) -> dict[str, tuple[int, float]]:
         model, images = resnet(name, size=32)
         with _Operations() as operations:
             forward(model, images)
-        seconds = medians(rounds, forward=lambda m=model, i=images: forward(m, i), trace=lambda m=model, i=images: dnm.trace(m, i))
+        # The least times: the difference of two medians would show the machine's load.
+        calls = {"forward": partial(forward, model, images), "trace": partial(dnm.trace, model, images)}
+        seconds = medians(rounds, min, **calls)
         found[name] = operations.num, seconds["trace"] - seconds["forward"]
     return found
 

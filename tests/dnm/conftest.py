@@ -99,7 +99,8 @@ def photograph():
 
     def flat(value) -> list:
         if isinstance(value, torch.Tensor):
-            return [str(value.dtype), tuple(value.shape), value.detach().flatten().tolist()]
+            content = value.detach().flatten().contiguous().view(torch.uint8).cpu().numpy().tobytes()
+            return [str(value.dtype), tuple(value.shape), content]
         if isinstance(value, dict):
             return [[key, flat(item)] for key, item in value.items()]
         if isinstance(value, list | tuple):

@@ -59,6 +59,10 @@ def forward_flops(model: nn.Sequential) -> int:
     return 2 * sum(layer.in_features * layer.out_features for layer in model if isinstance(layer, nn.Linear))
 
 
+def flops_of(cost: dnm.Cost) -> tuple[int, int, int]:
+    return cost.parameters, cost.forward, cost.training
+
+
 def test_events_take_place_at_the_steps_given():
     growth = dnm.Growth((2, 5), 1, 0.5, **UNLIMITED)
     model, engine, returned = grow(growth, 7)
@@ -109,7 +113,7 @@ def test_doubling_keeps_to_multiples(width, multiple, unit):
     assert len(engine.journal[0]["units"]) % unit == 0
 
 
-START = dnm.Cost(parameters=24 + 8 + 30 + 56 + 18, forward=2 * 108, training=2 * (3 * 108 - 20))
+PARAMETERS, FORWARD, TRAINING = 24 + 8 + 30 + 56 + 18, 2 * 108, 2 * (3 * 108 - 20)
 
 
 CHEAPEST = 2 * (7 + 2)  # parameters of two units more of group 5
@@ -117,17 +121,17 @@ CHEAPEST = 2 * (7 + 2)  # parameters of two units more of group 5
 
 @pytest.mark.parametrize(
     ("parameters", "flops"),
-    [(START.parameters + CHEAPEST - 1, 10**9), (190, 10**9), (10**9, 620), (10**9, 1000), (220, 800), (260, 760)],
+    [(PARAMETERS + CHEAPEST - 1, 10**9), (190, 10**9), (10**9, 620), (10**9, 1000), (220, 800), (260, 760)],
 )
 def test_limits_are_never_exceeded(parameters, flops):
     model, engine, _ = grow(dnm.Growth((1, 2), 2, 0.9, parameters, flops, multiple=2), 2)
-    assert engine.events[0].before == START
+    assert flops_of(engine.events[0].before) == (PARAMETERS, FORWARD, TRAINING)
     assert sum(parameter.numel() for parameter in model.parameters()) <= parameters
     assert training_flops(model) <= flops
     for event in engine.events:
-        assert START.parameters <= event.after.parameters <= parameters
-        assert START.training <= event.after.training <= flops
-    assert bool(engine.journal) == (parameters >= START.parameters + CHEAPEST and flops > 620)
+        assert PARAMETERS <= event.after.parameters <= parameters
+        assert TRAINING <= event.after.training <= flops
+    assert bool(engine.journal) == (parameters >= PARAMETERS + CHEAPEST and flops > 620)
 
 
 @pytest.mark.parametrize(("room", "added"), [(1, 0), (2, 2), (5, 4), (7, 6), (8, 8), (9, 8)])
@@ -142,7 +146,7 @@ def test_as_many_units_are_added_as_fit(limited, room, added):
     event = dnm.Morphogenesis(model, growth, inputs, torch.optim.SGD(model.parameters(), lr=0.1)).step(
         lambda: model(inputs).square().sum()
     )
-    assert event.before == dnm.Cost(66, 112, 256)
+    assert flops_of(event.before) == (66, 112, 256)
     assert model[0].out_features == 8 + added
 
 
@@ -167,7 +171,7 @@ def test_a_group_that_does_not_fit_leaves_room_for_the_next():
     model, inputs, targets = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     # Two units more of group 5 cost 18 parameters, of the others 26 and 28.
-    growth = dnm.Growth((1,), 2, 0.5, START.parameters + 18, 10**9)
+    growth = dnm.Growth((1,), 2, 0.5, PARAMETERS + 18, 10**9)
     event = dnm.Morphogenesis(model, growth, inputs, optimizer).step(lambda: (model(inputs) - targets).square().mean())
     assert [entry["group"] for entry in event.entries] == ["5"]
 
@@ -175,22 +179,24 @@ def test_a_group_that_does_not_fit_leaves_room_for_the_next():
 def test_the_journal_replays_to_the_same_architecture():
     model, engine, _ = grow(dnm.Growth((1, 3), 2, 0.5, **UNLIMITED), 4)
     assert len(engine.journal) == 4
-    start, inputs, _ = network()
-    assert repr(dnm.replay(start, json.loads(json.dumps(engine.journal)), inputs)) == repr(model)
+    start, _, _ = network()
+    assert repr(dnm.replay(start, json.loads(json.dumps(engine.journal)))) == repr(model)
     assert json.loads(json.dumps([event.as_dict() for event in engine.events]))[0]["step"] == 1
 
 
 def test_flops_of_looks_and_checks():
-    """A look is charged a forward and a training pass of the probe, an edit three forward passes before and after."""
+    """A look: a forward and a training pass of the probe. An edit: the probe once before it, twice after it (as the new
+    graph is read for the next one), and four samples in train mode each time.
+    """
     model, engine, _ = grow(dnm.Growth((1, 3), 2, 0.5, **UNLIMITED), 4)
-    current, inputs, _ = network()
+    current, _, _ = network()
     expected = 0
     for event in engine.events:
         expected += 12 * (forward_flops(current) + training_flops(current))
         for entry in event.entries:
-            expected += 3 * 12 * forward_flops(current)
-            dnm.replay(current, [entry], inputs)
-            expected += 3 * 12 * forward_flops(current)
+            expected += (12 + 4) * forward_flops(current)
+            dnm.replay(current, [entry])
+            expected += (12 + 4 + 12) * forward_flops(current)
     assert widths(current) == widths(model)
     assert engine.flops == expected > 0
 
@@ -198,18 +204,23 @@ def test_flops_of_looks_and_checks():
 def test_every_forward_pass_of_the_probe_is_charged():
     model, inputs, targets = network()
     passes = []
-    model.register_forward_pre_hook(
-        lambda module, arguments: passes.append(forward_flops(module)) if len(arguments[0]) == 12 else None
-    )
+
+    def note(module: nn.Module, arguments: tuple) -> None:
+        # Copies whose cost is counted run on one sample.
+        if len(arguments[0]) > 1:
+            passes.append(len(arguments[0]) * forward_flops(module))
+
+    model.register_forward_pre_hook(note)
     engine = dnm.Morphogenesis(
         model, dnm.Growth((1,), 2, 0.5, **UNLIMITED), inputs, torch.optim.SGD(model.parameters(), lr=0.1)
     )
     backward = 12 * (training_flops(model) - forward_flops(model))
     engine.step(lambda: (model(inputs) - targets).square().mean())
-    assert engine.flops == backward + 12 * sum(passes)
+    assert len(passes) == 2 + 2 * 5
+    assert engine.flops == backward + sum(passes)
 
 
-@pytest.mark.parametrize("limits", [(START.parameters, 10**9), (10**9, START.training), (0, 0)])
+@pytest.mark.parametrize("limits", [(PARAMETERS, 10**9), (10**9, TRAINING), (0, 0)])
 def test_a_look_without_an_edit_changes_nothing(photograph, limits):
     model, inputs, targets = network()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -225,8 +236,9 @@ def test_a_look_without_an_edit_changes_nothing(photograph, limits):
     event = engine.step(loss)
     assert photograph(model, optimizer) == before
     assert event.entries == () and engine.journal == [] and event.output_difference == 0.0
-    assert event.before == event.after == START
-    assert engine.flops == 12 * (START.forward + START.training)
+    assert event.before == event.after
+    assert flops_of(event.before) == (PARAMETERS, FORWARD, TRAINING)
+    assert engine.flops == 12 * (FORWARD + TRAINING)
 
 
 def test_a_network_without_a_divisible_group_gets_an_empty_event():
@@ -245,3 +257,44 @@ def test_runs_are_deterministic_and_depend_on_the_seed():
     assert first[1:] == again[1:]
     assert all(torch.equal(first[0][name], again[0][name]) for name in first[0])
     assert not torch.equal(first[0]["7.weight"], other[0]["7.weight"])
+
+
+class Viewing(nn.Module):
+    """Its view says the width in numbers, so that tracing tries it with widened layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).view(-1, self.first.out_features).relu())
+
+
+def test_passes_of_widened_layers_are_charged_too():
+    model, inputs = Viewing(), torch.randn(6, 5)
+    sizes = []
+
+    def note(module: nn.Linear, arguments: tuple) -> None:
+        if len(arguments[0]) > 1:
+            sizes.append(2 * len(arguments[0]) * module.weight.numel())
+
+    for layer in (model.first, model.last):
+        layer.register_forward_pre_hook(note)
+    engine = dnm.Morphogenesis(model, dnm.Growth((1,), 1, 0.5, **UNLIMITED), inputs, ())
+    event = engine.step(lambda: model(inputs).square().sum())
+    assert len(event.entries) == 1
+    assert len(sizes) / 2 > 2 + 5
+    # The look's backward pass is charged whole.
+    assert engine.flops == sum(sizes) + 6 * (event.before.training - event.before.forward)
+
+
+def test_groups_that_are_normed_as_a_whole_are_doubled():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 2)).double()
+    inputs = torch.randn(4, 5, dtype=torch.float64)
+    engine = dnm.Morphogenesis(model, dnm.Growth((1,), 1, 0.1, **UNLIMITED), inputs, ())
+    event = engine.step(lambda: model(inputs).square().sum())
+    assert model[0].out_features == 12 and event.output_difference < 1e-9
+    # Where that does not fit there is nothing that does.
+    limited = dnm.Growth((1,), 1, 0.1, event.after.parameters + 20, 10**9)
+    assert dnm.Morphogenesis(model, limited, inputs, ()).step(lambda: model(inputs).square().sum()).entries == ()

@@ -20,8 +20,12 @@ OPTIMIZERS = {
     "RAdam": lambda parameters: torch.optim.RAdam(parameters, lr=0.01),
     "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, centered=True),
     "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.01),
+    "Adamax": lambda parameters: torch.optim.Adamax(parameters, lr=0.01, eps=1e-30),
+    "Adadelta": lambda parameters: torch.optim.Adadelta(parameters, lr=0.5, eps=1e-30),
 }
-FIRST, SECOND = {"exp_avg", "momentum_buffer", "grad_avg"}, {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
+FIRST = {"exp_avg", "exp_inf", "momentum_buffer", "grad_avg", "prev"}
+SECOND = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
+NEITHER = {"acc_delta", "step_size"}
 UNITS, SHARE = [4, 1], 0.3
 INCOMING = ("0.weight", "0.bias", "1.weight", "1.bias")
 CONSUMER = {"conv": "4.weight", "flatten": "5.weight", "linear": "3.weight"}
@@ -51,8 +55,9 @@ def test_moments_follow(build, train, kind, name):
     for path, parameter in model.named_parameters():
         assert list(optimizer.state[parameter]) == list(old[path])
         for key, value in optimizer.state[parameter].items():
-            if key in FIRST | SECOND:
-                expected = by_hand(path, old[path][key], 1 if key in FIRST else 2, CONSUMER[kind])
+            if key in FIRST | SECOND | NEITHER:
+                degree = 0 if key in NEITHER else 1 if key in FIRST else 2
+                expected = by_hand(path, old[path][key], degree, CONSUMER[kind])
                 assert value.shape == parameter.shape
                 assert torch.allclose(value, expected, rtol=1e-14, atol=0)
                 compared.add(key)
@@ -87,7 +92,8 @@ def test_moments_are_those_of_a_network_that_was_divided_all_along(build, train,
     # Without biases: those before a norm have gradients of rounding only.
     model, inputs = build("linear", bias=False)
     optimizer = make(model.parameters())
-    twin = dnm.replay(copy.deepcopy(model), [{"operator": "Divide", **vars(edit)}], inputs)
+    twin = copy.deepcopy(model)
+    dnm.apply(twin, edit, inputs)
     watcher = make(twin.parameters())
     for group in watcher.param_groups:
         group["lr"] = 0.0
@@ -103,7 +109,7 @@ def test_moments_are_those_of_a_network_that_was_divided_all_along(build, train,
             held.step()
     dnm.apply(model, edit, inputs, optimizer)
     for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
-        for key in (FIRST | SECOND) & set(optimizer.state[parameter]):
+        for key in (FIRST | SECOND | NEITHER) & set(optimizer.state[parameter]):
             expected = watcher.state[other][key]
             atol = 1e-12 * expected.abs().max().item()
             assert torch.allclose(optimizer.state[parameter][key], expected, rtol=1e-9, atol=atol), key
@@ -153,7 +159,6 @@ class Strange(torch.optim.Optimizer):
 @pytest.mark.parametrize(
     ("kept", "named"),
     [
-        ({"curvature": torch.zeros_like}, r"'curvature' of shape \(6, 7\)"),
         ({"exp_avg": lambda p: torch.zeros(3)}, r"'exp_avg' of shape \(3,\)"),
         ({"factored": lambda p: torch.zeros(p.shape[0])}, r"'factored' of shape \(6,\)"),
         ({"history": lambda p: [torch.zeros_like(p)]}, "'history' a list"),
@@ -172,9 +177,69 @@ def test_unknown_state_is_refused_before_anything_changes(build, train, photogra
 
 def test_state_of_parameters_that_do_not_change_is_not_looked_at(build):
     model, inputs = build("linear")
-    strange = Strange(model[5].parameters(), {"curvature": torch.zeros_like})
+    strange = Strange(model[5].parameters(), {"history": lambda p: [p]})
     dnm.apply(model, dnm.Divide("0", (1,)), inputs, strange)
     assert model[0].out_features == 7
+
+
+def test_state_of_unknown_name_follows_as_a_mean_of_gradients(build):
+    """Exact for those; a second moment is left too large, which makes steps smaller."""
+    kept = {"curvature": lambda p: torch.arange(p.numel()).double().view_as(p) + 1, "bias": lambda p: p.detach() - 9.0}
+    kept["mask"] = lambda p: p.detach() > 0
+    for fill in ("twin", "zero"):
+        model, inputs = build("linear")
+        strange = Strange(model.parameters(), kept)
+        old = {key: value.clone() for key, value in strange.state[model[0].weight].items()}
+        dnm.apply(model, dnm.Divide("0", (4, 1), share=SHARE, fill=fill), inputs, strange)
+        new = strange.state[model[0].weight]
+        assert torch.equal(new["mask"], torch.cat([old["mask"], old["mask"][UNITS]]))
+        for key in ("curvature", "bias"):
+            if fill == "twin":
+                assert torch.allclose(new[key], by_hand("0.weight", old[key], 1, ""))
+            else:
+                # Nowhere negative: it may divide a step, so new units do not start at 0.
+                start = old[key].mean(0).expand(2, -1) if key == "curvature" else torch.zeros(2, 7).double()
+                assert torch.equal(new[key], torch.cat([old[key], start]))
+
+
+def test_new_units_start_without_momentum_and_with_the_mean_square(build, train):
+    model, inputs = build("linear")
+    optimizer = OPTIMIZERS["AMSGrad"](model.parameters())
+    train(model, optimizer, inputs, 3)
+    old = {path: copy.deepcopy(optimizer.state[parameter]) for path, parameter in model.named_parameters()}
+    dnm.apply(model, dnm.Divide("0", (4, 1), fill="zero"), inputs, optimizer)
+    for path, dimension in (("0.weight", 0), ("1.bias", 0), ("3.weight", 1)):
+        state = optimizer.state[model.get_parameter(path)]
+        for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+            first, last = state[key].narrow(dimension, 0, 6), state[key].narrow(dimension, 6, 2)
+            mean = old[path][key].mean(dimension, keepdim=True)
+            assert torch.equal(first, old[path][key])
+            assert torch.equal(last, torch.zeros_like(last) if key == "exp_avg" else mean.expand_as(last))
+
+
+def test_lbfgs_is_refused_once_it_has_state(build):
+    model, inputs = build("linear")
+    optimizer = torch.optim.LBFGS(model.parameters())
+    dnm.apply(model, dnm.Divide("0", (1,)), inputs, optimizer)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    for edit in (dnm.Divide("0", (1,)), dnm.Divide("3", (1,)), dnm.AddResidual("2")):
+        with pytest.raises(dnm.StateError, match="LBFGS: its state lies over all parameters at once"):
+            dnm.apply(model, edit, inputs, optimizer)
+
+
+def test_adafactor_is_refused_by_the_name_of_its_state(build, train):
+    model, inputs = build("linear")
+    optimizer = torch.optim.Adafactor(model.parameters())
+    train(model, optimizer, inputs, 1)
+    with pytest.raises(dnm.StateError, match=r"Adafactor: state 'row_var' of shape \(6, 1\) cannot follow"):
+        dnm.apply(model, dnm.Divide("0", (1,)), inputs, optimizer)
 
 
 def test_scalars_stay(build):

@@ -25,7 +25,8 @@ def trained(build, train):
     [
         (lambda: dnm.Divide("0", ()), "units is empty; name at least one unit"),
         (lambda: dnm.Divide("0", (1, 2, 1)), r"units \(1, 2, 1\) repeat; name each unit once"),
-        (lambda: dnm.Divide("0", (1,), fill="zero"), "fill is 'zero', expected one of"),
+        (lambda: dnm.Divide("0", (1,), fill="ones"), "fill is 'ones', expected one of"),
+        (lambda: dnm.Divide("0", (1, 2, 3), fill="pair"), "3 units for pairs, expected an even number"),
         (lambda: dnm.Divide("0", (1,), share=0.0), "share is 0.0, expected a number strictly between 0 and 1"),
         (lambda: dnm.Divide("0", (1,), share=1.0), "share is 1.0"),
         (lambda: dnm.Divide("0", (1,), share=float("nan")), "share is nan"),
@@ -36,7 +37,7 @@ def trained(build, train):
         (lambda: dnm.Divide("0", (2, 6)), r"group '0' has units 0..5, the edit lists \[6\]"),
         (lambda: dnm.Divide("0", (-1,)), r"group '0' has units 0..5, the edit lists \[-1\]"),
         (lambda: dnm.Divide("9", (0,)), "group '9' cannot be divided: the model's output width never changes"),
-        (lambda: "divide", r"'divide' is not an edit; expected one of \['Divide'\]"),
+        (lambda: "divide", "'divide' is not an edit; expected one of .*'Divide', 'Prune'"),
         (lambda: None, "None is not an edit"),
     ],
 )
@@ -50,9 +51,9 @@ def test_bad_edits_change_nothing(trained, photograph, edit, message):
 
 def test_an_unreadable_model_changes_nothing(trained, photograph):
     model, optimizer, inputs = trained
-    model.insert(2, torch.nn.Softmax(1))
+    model.insert(2, torch.nn.Flatten(2, 3))
     before = photograph(model, optimizer)
-    with pytest.raises(dnm.GraphError, match="2 is a Softmax"):
+    with pytest.raises(dnm.GraphError, match="Sequential does not run on the example inputs in eval mode"):
         dnm.apply(model, dnm.Divide("0", (1,)), inputs, optimizer)
     assert photograph(model, optimizer) == before
 
@@ -140,8 +141,10 @@ def test_what_was_done_is_returned(build):
     applied = dnm.apply(model, edit, inputs)
     assert applied.edit is edit
     assert edit.units == (2, 0)
+    members = [["3.weight", 0, False, [0], 1], ["3.bias", 0, False, [0], 1], ["5.weight", 1, True, [0], 1]]
     assert applied.entry == {
         "operator": "Divide", "group": "3", "units": [2, 0], "fill": "twin", "share": 0.25, "spread": 0.5, "seed": 7,
+        "plan": {"width": 5, "members": members},
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -32,8 +33,12 @@ CLASSIFIERS = models.list_models(module=models)
 DETECTORS = models.list_models(module=models.detection)
 SEGMENTERS = models.list_models(module=models.segmentation)
 TRANSFORMERS = ["nn.TransformerEncoder", "nn.TransformerDecoder"]
-# The smallest images, in pixels, that the auxiliary heads, windows and extra layers of these models can read.
-OWN_SIZES = {"inception_v3": 299, "maxvit_t": 224, "ssd300_vgg16": 256}
+# The smallest images, in pixels, that the auxiliary heads, windows and extra layers of these models can read; deep
+# networks that normalise over fewer positions amplify rounding in train mode.
+OWN_SIZES = {
+    "inception_v3": 299, "maxvit_t": 224, "ssd300_vgg16": 300, "efficientnet_b5": 128, "efficientnet_b6": 128,
+    "efficientnet_b7": 128,
+}  # fmt: skip
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor | tuple]:
@@ -99,7 +104,11 @@ def _no_init() -> Iterator[None]:
 
 
 def _randomise(model: nn.Module) -> None:
-    """Weights that keep the size of what passes, norms with any scale, shift and statistics."""
+    """Weights that keep the size of what passes, norms with any scale, shift and statistics.
+
+    The last norm of a residual branch is small, as where training starts: a hundred branches as large as what they are
+    added to would amplify the rounding of float32 beyond any tolerance, without any edit.
+    """
     with torch.no_grad():
         for module in model.modules():
             norm = isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, FrozenBatchNorm2d))
@@ -115,6 +124,10 @@ def _randomise(model: nn.Module) -> None:
                     tensor.uniform_(-bound, bound)
                 else:
                     tensor.normal_(0.0, 0.1)
+        for module in model.modules():
+            last = {Bottleneck: "bn3", BasicBlock: "bn2"}.get(type(module))
+            if last is not None:
+                module.get_submodule(last).weight.mul_(0.2)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass
@@ -170,9 +183,9 @@ def _operators(model: nn.Module, graph: dnm.Graph, inputs: tuple, row: Row) -> N
     for kind in (dnm.Divide, dnm.AddResidual, dnm.AddAttention, dnm.Connect):
         chosen = [edit for edit in edits if isinstance(edit, kind)]
         _together(model, graph, chosen, inputs, before, row, TOLERANCES[torch.float64])
-    row.edits["Prune"] = _grow_and_prune(model, graph, inputs, row)
     model.float()
     inputs = tuple(item.float() for item in inputs)
+    row.edits["Prune"] = _grow_and_prune(model, graph, inputs, row)
     before = {training: outputs(model, inputs, training) for training in (False, True)}
     divisions = [edit for edit in edits if isinstance(edit, dnm.Divide)]
     _together(model, graph, divisions, inputs, before, row, TOLERANCES[torch.float32])
@@ -281,7 +294,9 @@ def outputs(model: nn.Module, inputs: tuple, training: bool) -> list[Tensor]:
 def change(before: list[Tensor], after: list[Tensor]) -> float:
     """Norm of the difference over norm, over all outputs together."""
     assert [tensor.shape for tensor in before] == [tensor.shape for tensor in after]
-    difference = sum((new.double() - old.double()).square().sum().item() for old, new in zip(before, after, strict=True))
+    difference = sum(
+        (new.double() - old.double()).square().sum().item() for old, new in zip(before, after, strict=True)
+    )
     return (difference / sum(old.double().square().sum().item() for old in before)) ** 0.5
 
 
