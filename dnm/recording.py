@@ -475,6 +475,9 @@ class Functions(TorchFunctionMode):
             labels = self.recorder.labels(args[0] if args else kwargs["input"])
             if rate > 0 and labels is not None:
                 self.recorder.dropped.append(shrink(labels).reshape(-1))
+        if func is Tensor.__getitem__ and _cuts(args[1]) and self.recorder.labels(args[0]) is not None:
+            # A slice that keeps everything, and so is no operation, may not when there is more.
+            self.recorder.doubtful = True
         if func in ADAPTIVE:
             self.recorder.adaptive += 1
             try:
@@ -482,6 +485,12 @@ class Functions(TorchFunctionMode):
             finally:
                 self.recorder.adaptive -= 1
         return func(*args, **kwargs)
+
+
+def _cuts(index: object) -> bool:
+    """Whether an index of a tensor has a slice that ends at a number."""
+    items = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(item, slice) and item.stop is not None for item in items)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ STATE_KINDS = {
 
 
 def select(tensor: Tensor, dimension: int, index: Tensor) -> Tensor:
-    """`tensor.index_select(dimension, index)`; whole runs of neighbours are copied at once, which is ten times as fast."""
+    """`tensor.index_select(dimension, index)`; runs of neighbours are copied at once, which is ten times as fast."""
     breaks = (torch.nonzero(torch.diff(index) != 1).flatten() + 1).tolist()
     if len(breaks) > 64 or not len(index):
         return tensor.index_select(dimension, index.to(tensor.device))
@@ -203,7 +203,9 @@ def carry_out(
             steps.append((_bind(set_buffer, tensor, new), _bind(set_buffer, new, tensor)))
             continue
         gradient = None if tensor.grad is None else reindex.of(tensor.grad, MEAN)
-        steps.append((_bind(_set, tensor, new, gradient), _bind(_set, tensor, tensor.data, tensor.grad, tensor._version)))
+        steps.append(
+            (_bind(_set, tensor, new, gradient), _bind(_set, tensor, tensor.data, tensor.grad, tensor._version))
+        )
     for optimizer, reindex in _held(optimizers, reindexes):
         state = optimizer.state[reindex.tensor]
         for key, value in state.items():
@@ -249,6 +251,6 @@ def _set(parameter: nn.Parameter, value: Tensor, gradient: Tensor | None, versio
     if version is None:
         torch.autograd.graph.increment_version(parameter)
     else:
-        torch._C._autograd._unsafe_set_version_counter((parameter,), (version,))
+        torch._C._autograd._unsafe_set_version_counter((parameter,), (version,))  # pyright: ignore
     # Inside autocast its copies of the old values would be read on.
     torch.clear_autocast_cache()

@@ -190,6 +190,10 @@ def concatenated(op: Operation) -> None:
     labels = [value.labels if value else None for value in values]
     known = [item for item in labels if item is not None]
     if not known:
+        parts = [part for value in values if value is not None for part in value.parts]
+        if not any(isinstance(part.state.tensor, nn.Parameter) for part in parts):
+            # Made of buffers alone: a constant.
+            return
         if all(value is not None and len(value.parts) == 1 for value in values):
             raise GraphError(
                 f"cat in {recorder.where()} puts parameters together, which cannot be followed; keep them as one"
@@ -473,7 +477,7 @@ def _coordinates(op: Operation, part: Part) -> tuple[tuple[int, Tensor | None], 
 
 
 def _repeated(value: Value) -> Part | None:
-    """The one matrix in a batch of copies of it, as a linear layer without gradients makes them; None where there is none."""
+    """The one matrix in a batch of copies of it, which a linear layer without gradients may make; else None."""
     elements = value.parts[0].elements
     if len(value.parts) != 1 or not value.pristine or value.parts[0].state.tensor.dim() != 2 or elements is None:
         return None

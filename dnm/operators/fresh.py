@@ -21,8 +21,8 @@ def gradmax(model: nn.Module, plan: dict[str, Any], num: int, loss: Callable[[],
 
     With outgoing weights U = 0 and linearised activations, the loss gradient with respect to U is M V^T, where
     M = E[g x^T], g is the loss gradient at the reading layer's output and x the making layer's input (patches, for
-    convolutions). Its norm under |V| = 1 is largest for the first right singular vectors of M: GradMax (Evci et al. 2022,
-    arXiv:2201.05125, section 3.2) with the roles of incoming and outgoing weights exchanged.
+    convolutions). Its norm under |V| = 1 is largest for the first right singular vectors of M: GradMax (Evci et al.
+    2022, arXiv:2201.05125, section 3.2) with the roles of incoming and outgoing weights exchanged.
 
     Args:
         model: looked at in eval mode, left as found.
@@ -64,8 +64,8 @@ def gradmax(model: nn.Module, plan: dict[str, Any], num: int, loss: Callable[[],
     rank = int((values > values[0] * 1e-10).sum()) if len(values) and values[0] > 0 else 0
     if rank < num:
         raise EditError(
-            f"group {name!r}: the gradients of the probe batch point in {rank} directions, fewer than the {num} new units; "
-            "take a larger batch, or divide fewer units"
+            f"group {name!r}: the gradients of the probe batch point in {rank} directions, fewer than the {num} new "
+            "units; take a larger batch, or divide fewer units"
         )
     weight: Tensor = maker.weight  # pyright: ignore[reportAssignmentType]
     norm = weight.detach().double().flatten(1).norm(dim=1).mean()
@@ -76,11 +76,12 @@ def gradmax(model: nn.Module, plan: dict[str, Any], num: int, loss: Callable[[],
 
 def _only(model: nn.Module, found: list[Member], role: str, name: str) -> nn.Module:
     modules = [model.get_submodule(member.tensor.rpartition(".")[0]) for member in found]
-    plain = len(modules) == 1 and isinstance(modules[0], (nn.Linear, nn.Conv2d)) and getattr(modules[0], "groups", 1) == 1
-    if not plain:
+    plain = len(modules) == 1 and isinstance(modules[0], (nn.Linear, nn.Conv2d))
+    if not plain or getattr(modules[0], "groups", 1) != 1:
         tensors = ", ".join(member.tensor for member in found)
         raise EditError(
-            f"group {name!r}: gradmax needs one plain linear or 2-d convolution layer that {role} it, found {tensors or 'none'}"
+            f"group {name!r}: gradmax needs one plain linear or 2-d convolution layer that {role} it, found "
+            f"{tensors or 'none'}"
         )
     return modules[0]
 
@@ -97,7 +98,8 @@ def _product(maker: nn.Module, reader: nn.Module, seen: dict[str, Tensor], gradi
     total: Tensor | float = 0.0
     # One sample at a time: its patches alone are as large as the maps times the kernel.
     for number in range(len(data)):
-        patches = nn.functional.unfold(data[number : number + 1], maker.kernel_size, maker.dilation, _padding(maker), maker.stride)[0]  # fmt: skip
+        sample = data[number : number + 1]
+        patches = nn.functional.unfold(sample, maker.kernel_size, maker.dilation, _padding(maker), maker.stride)[0]
         above = gradient[number].reshape(gradient.shape[1], -1)
         if isinstance(reader, nn.Linear):
             # Behind pooling or a flatten every position is read alike.
@@ -112,7 +114,7 @@ def _product(maker: nn.Module, reader: nn.Module, seen: dict[str, Tensor], gradi
 
 
 def _positions(made: Tensor, read: Tensor, reader: nn.Conv2d) -> Tensor:
-    """For each offset of the reading kernel and each of its outputs, the position in the made map; -1 in the padding."""
+    """For each offset of the reading kernel and each of its outputs, the position in the made map; -1 for padding."""
     (height, width), (rows, columns) = made.tolist(), read.tolist()
     # Where pooling stands between, a position of the read map stands for the first one that was pooled into it.
     down = torch.arange(rows) * height // rows
@@ -152,10 +154,11 @@ def calibrate(model: nn.Module, members: list[Member], added: dict[str, Tensor],
     with torch.no_grad(), untouched(model, training=True):
         try:
             for module in modules.values():
-                module.momentum = None  # pyright: ignore[reportAttributeAccessIssue]
+                setattr(module, "momentum", None)
                 module.reset_running_stats()  # pyright: ignore[reportCallIssue]
             call(model, example_inputs)  # pyright: ignore[reportArgumentType]
-            taken = {path: {n: b.clone() for n, b in module._buffers.items() if b is not None} for path, module in modules.items()}  # fmt: skip
+            for path, module in modules.items():
+                taken[path] = {name: buffer.clone() for name, buffer in module._buffers.items() if buffer is not None}
         finally:
             for path, module in modules.items():
                 module.momentum = momenta[path]  # pyright: ignore[reportAttributeAccessIssue]

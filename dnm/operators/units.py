@@ -127,9 +127,7 @@ def narrow(member: Member, size: int, width: int, units: tuple[int, ...]) -> tup
     return torch.from_numpy(np.delete(np.arange(size), gone)), torch.from_numpy(gone)
 
 
-def replace(
-    model: nn.Module, reindexes: list[Reindex], optimizers: Iterable[Optimizer]
-) -> Callable[[], None]:
+def replace(model: nn.Module, reindexes: list[Reindex], optimizers: Iterable[Optimizer]) -> Callable[[], None]:
     """Carries out the maps and lets the layers' integers follow; returns what takes it all back."""
     restores: list[Callable[[], None]] = []
 

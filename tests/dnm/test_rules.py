@@ -105,6 +105,14 @@ CASES: dict[str, list[tuple]] = {
     ],
     "moving": [
         (
+            lambda n, x: n.b(n.a(x)[:, :4]),
+            dict(a=linear(5, 4), b=linear(4, 2)),
+            ROWS,
+            [
+                "a: 4 a.weight/0 <b.weight/1: the model's code holds their number fixed (a view, a split or a check)",
+            ],
+        ),
+        (
             lambda n, x: n.b(n.a(x).permute(0, 2, 3, 1)),
             dict(a=conv(2, 4), b=linear(4, 2)),
             MAPS,
@@ -184,6 +192,12 @@ CASES: dict[str, list[tuple]] = {
         ),
     ],
     "concatenating": [
+        (
+            lambda n, x: n.b(n.a(x) * torch.cat([n.norm.running_var, n.norm.running_var]).mean()),
+            dict(a=linear(5, 4), b=linear(4, 2), norm=nn.BatchNorm1d(2)),
+            ROWS,
+            ["a: 4 a.weight/0 <b.weight/1"],
+        ),
         (
             lambda n, x: n.c(torch.cat([n.a(x), n.b(x), n.a(x)], 1)),
             dict(a=linear(5, 4), b=linear(5, 3), c=linear(11, 2)),
