@@ -8,8 +8,8 @@ units at the end of every block, which is where the model's own code will look f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from dnm.errors import DnmError, EditError, GraphError
 from dnm.recording import PRODUCES, READS, Functions, Recorder, State, along, untouched, varying
 from dnm.rules import RULES
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+# What a model may return beside tensors.
+PLAIN = (bool, int, float, complex, str, torch.Size, torch.dtype, torch.device)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple | dict) -> Graph:
     """Reads the channel groups of a model from one forward pass on `example_inputs`.
 
     The pass runs in eval mode; a second one in train mode follows where parameters took no part in the first (auxiliary
-    heads). Where sizes stand in the model's code as numbers, passes with widened layers find out which of them follow.
+    heads) and where there is attention, which may drop weights. Where sizes stand in the model's code as numbers, more
+    passes with widened layers find out which of them follow.
 
     Args:
         model: any module; left as found (mode, buffers, gradients, random state).
@@ -140,20 +141,27 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple | dict) -> Graph:
 def traced(model: nn.Module, example_inputs: Tensor | tuple | dict) -> tuple[Graph, list[Tensor]]:
     """`trace`, and the floating-point outputs of its pass in eval mode."""
     layers.refuse_wrappers(model)
+    recorder, outputs = _read(model, example_inputs)
+    groups = _groups(recorder)
+    if recorder.doubtful:
+        groups = _those_that_follow(model, example_inputs, groups, [tensor.shape for tensor in outputs])
+    places = tuple(place for place in recorder.places.values() if place is not None)
+    graph = Graph(tuple(groups), places, frozenset(recorder.called))
+    return graph, [tensor for tensor in outputs if tensor.is_floating_point()]
+
+
+def _read(model: nn.Module, example_inputs) -> tuple[Recorder, list[Tensor]]:
+    """Records the passes that `trace` speaks of; also returns the outputs in eval mode."""
     recorder = Recorder(model, RULES)
     try:
         outputs = _record(recorder, model, example_inputs, training=False)
-        places = tuple(place for place in recorder.places.values() if place is not None)
-        if any(name not in recorder.touched for name, _ in model.named_parameters()):
+        # Attention is told its dropout in train mode only.
+        if recorder.attends or any(name not in recorder.touched for name, _ in model.named_parameters()):
             _record(recorder, model, example_inputs, training=True)
     finally:
         recorder.forget()
     layers.tie(model, recorder)
-    groups = _groups(recorder)
-    if recorder.doubtful:
-        shapes = [tensor.shape for tensor in outputs]
-        groups = _those_that_follow(model, example_inputs, groups, shapes)
-    return Graph(tuple(groups), places, frozenset(recorder.called)), [tensor for tensor in outputs if tensor.is_floating_point()]
+    return recorder, outputs
 
 
 def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
@@ -203,7 +211,7 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
 
 def _note_place(recorder: Recorder, path: str, shape: torch.Size, labels: Tensor | None) -> None:
     """Notes that a module returned known channels; one that returns others at another call is no place."""
-    dimensions = varying(labels) if labels is not None else ()
+    dimensions = list(varying(labels)) if labels is not None else []
     last = len(shape) - 1
     line = along(labels, dimensions[0]) if labels is not None and len(dimensions) == 1 else None
     if line is None or dimensions[0] not in (1, last) or not dimensions[0]:
@@ -230,7 +238,7 @@ def tensors_in(outputs: object) -> list[Tensor]:
             found += tensors_in(dict(leaf))
         elif hasattr(leaf, "__dict__") and not isinstance(leaf, type):
             found += tensors_in(vars(leaf))
-        elif not (leaf is None or isinstance(leaf, (bool, int, float, complex, str, torch.Size, torch.dtype))):
+        elif not (leaf is None or isinstance(leaf, PLAIN)):
             raise GraphError(f"the model returns a {type(leaf).__name__}, in which no tensors can be found")
     return found
 
@@ -305,7 +313,7 @@ def _groups(recorder: Recorder) -> list[Group]:
 
 
 def _in_order(recorder: Recorder, unit_rows: list[np.ndarray], column_number: dict) -> tuple[np.ndarray, list[str]]:
-    """The units that layers make, in the order in which data passes them, and the name of the tensor that makes each."""
+    """The units that layers make, in the order in which data passes them, and the name of each one's tensor."""
     produced = {id(state) for state in recorder.produced}
     made = [use for use in recorder.uses if use.role is PRODUCES and id(use.state) in produced]
     pieces = [unit_rows[column_number[use.state.name, use.dimension]][use.positions.numpy()] for use in made]
@@ -317,7 +325,7 @@ def _in_order(recorder: Recorder, unit_rows: list[np.ndarray], column_number: di
     return units[order], [made[number].state.name for number in piece.tolist()]
 
 
-def _alike(counts: csr_matrix, notes: tuple[dict[int, str], ...], units: np.ndarray) -> list[np.ndarray]:
+def _alike(counts: Any, notes: tuple[dict[int, str], ...], units: np.ndarray) -> list[np.ndarray]:
     """Indices into `units` of those that stand in the same dimensions equally often and have the same notes."""
     if not len(units):
         return []
@@ -338,13 +346,21 @@ def _alike(counts: csr_matrix, notes: tuple[dict[int, str], ...], units: np.ndar
 def _notes(recorder: Recorder, unit_of: np.ndarray) -> tuple[dict[int, str], ...]:
     """Per unit: why it is frozen, why it is uniform, whether dropout masks it."""
     tables: list[dict[int, str]] = []
-    for notes in (recorder.frozen, recorder.uniforms, [(labels, "dropout") for labels in recorder.dropped]):
+    frozen = [*recorder.frozen, *(_parted(unit_of, labels, reason) for labels, reason in recorder.fixed)]
+    for notes in (frozen, recorder.uniforms, [(labels, "dropout") for labels in recorder.dropped]):
         table: dict[int, str] = {}
         for labels, reason in notes:
             for unit in np.unique(unit_of[labels[labels > 0].numpy()]).tolist():
                 table.setdefault(unit, reason)
         tables.append(table)
     return tuple(tables)
+
+
+def _parted(unit_of: np.ndarray, labels: Tensor, reason: str) -> tuple[Tensor, str]:
+    """The labels on those lines along the last dimension on which they belong to different units."""
+    lines = labels.reshape(-1, labels.shape[-1])
+    units = unit_of[lines.numpy()]
+    return lines[torch.from_numpy((units != units[:, :1]).any(axis=1))].reshape(-1), reason
 
 
 def _blocks(ranks: np.ndarray, width: int) -> tuple[tuple[int, ...], int] | None:
@@ -421,20 +437,22 @@ def _orderly(uses: list, blocks: tuple[tuple[int, ...], int], width: int, origin
 
 
 def _those_that_follow(model: nn.Module, example_inputs, groups: list[Group], expected: list) -> list[Group]:
-    """Tries the model with widened layers; groups with which its code does not run get the reason."""
-    divisible = [number for number, group in enumerate(groups) if group.divisible]
+    """Tries the model with widened layers; groups that its code does not follow get the reason."""
 
-    def runs(numbers: list[int]) -> bool:
+    def follow(numbers: list[int]) -> bool:
         with layers.widened(model, [groups[number] for number in numbers]):
             try:
-                with torch.no_grad(), untouched(model, training=False):
-                    outputs = call(model, example_inputs)
-                return [tensor.shape for tensor in tensors_in(outputs)] == expected
+                recorder, outputs = _read(model, example_inputs)
+                found = {group.name: group for group in _groups(recorder)}
             except Exception:
                 return False
+        if [tensor.shape for tensor in outputs] != expected:
+            return False
+        # Sizes that fit by chance (a view in two halves of three groups) leave the units in another order.
+        return all(_wider(groups[number]) == _form(found.get(groups[number].name)) for number in numbers)
 
     def stiff(numbers: list[int]) -> list[int]:
-        if not numbers or runs(numbers):
+        if not numbers or follow(numbers):
             return []
         if len(numbers) == 1:
             return numbers
@@ -442,10 +460,21 @@ def _those_that_follow(model: nn.Module, example_inputs, groups: list[Group], ex
         return stiff(numbers[:half]) + stiff(numbers[half:])
 
     result = list(groups)
-    for number in stiff(divisible):
-        group = groups[number]
-        result[number] = Group(
-            group.name, group.width, False, "the model's code holds their number fixed (a view, a split or a check)",
-            group.uniform, group.exact_in_train, group.members,
-        )  # fmt: skip
+    for number in stiff([number for number, group in enumerate(groups) if group.divisible]):
+        reason = "the model's code holds their number fixed (a view, a split or a check)"
+        result[number] = replace(groups[number], divisible=False, reason=reason)
     return result
+
+
+def _form(group: Group | None) -> tuple | None:
+    """What a group must keep when it grows, and its width."""
+    if group is None:
+        return None
+    members = [(m.tensor, m.dimension, m.reads, len(m.starts), m.repeat) for m in group.members]
+    return group.width, group.divisible, group.uniform, members
+
+
+def _wider(group: Group) -> tuple | None:
+    """What `_form` should be once the group is wider by the least that is possible."""
+    added = group.width if group.uniform else 1
+    return _form(replace(group, width=group.width + added))

@@ -158,6 +158,8 @@ class Recorder(TorchDispatchMode):
         self.uses: list[Use] = []
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.frozen: list[tuple[Tensor, str]] = []
+        # Labels whose last dimension keeps its size: what differs along it never changes in number.
+        self.fixed: list[tuple[Tensor, str]] = []
         self.uniforms: list[tuple[Tensor, str]] = []
         self.doubtful = False
         self.marked: list[weakref.ref[Tensor]] = []
@@ -171,6 +173,7 @@ class Recorder(TorchDispatchMode):
         self.firsts: list[int] = []
         self.numbered: list[State] = []
         self.adaptive = 0
+        self.attends = False
         self.stack: list[str] = []
         self.identify(model)
 
@@ -206,7 +209,7 @@ class Recorder(TorchDispatchMode):
 
     def where(self) -> str:
         """The module whose forward is running, for messages."""
-        return (self.stack and self.stack[-1]) or "the model's own forward"
+        return self.stack[-1] if self.stack else "the model's own forward"
 
     # What rules may ask and say.
 
@@ -351,9 +354,8 @@ class Recorder(TorchDispatchMode):
             for dimension in dimensions:
                 own = dimension - len(shape) + tensor.dim()
                 if own >= 0 and tensor.shape[own] > 1:
-                    self.freeze(
-                        main, f"{what} in {self.where()} combines them with a tensor whose size would not follow"
-                    )
+                    reason = f"{what} in {self.where()} combines them with a tensor whose size would not follow"
+                    self.fixed.append((shrink(main, [dimension]).movedim(dimension, -1), reason))
         for part in parts:
             self._lay(part, main, what)
         return Value(labels=main)
@@ -475,6 +477,12 @@ class Functions(TorchFunctionMode):
             labels = self.recorder.labels(args[0] if args else kwargs["input"])
             if rate > 0 and labels is not None:
                 self.recorder.dropped.append(shrink(labels).reshape(-1))
+        if func is nn.functional.scaled_dot_product_attention:
+            labels = self.recorder.labels(args[0] if args else kwargs["query"])
+            if labels is not None:
+                self.recorder.attends = True
+                if (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)) > 0:
+                    self.recorder.dropped.append(shrink(labels).reshape(-1))
         if func is Tensor.__getitem__ and _cuts(args[1]) and self.recorder.labels(args[0]) is not None:
             # A slice that keeps everything, and so is no operation, may not when there is more.
             self.recorder.doubtful = True

@@ -32,7 +32,8 @@ def register_rule(operation: str, rule: Rule) -> None:
     """
     if "::" not in operation or not callable(rule):
         raise GraphError(
-            f"register_rule({operation!r}, {rule!r}): expected a name such as 'aten::erf' and a function of an Operation"
+            f"register_rule({operation!r}, {rule!r}): expected a name such as 'aten::erf' and a function of an "
+            "Operation"
         )
     RULES[operation.split(".")[0]] = rule
 
@@ -132,7 +133,7 @@ def _exchanges(op: Operation) -> bool:
 
 
 def padded(op: Operation) -> None:
-    """A constant around the elements: beside channels it stands for a channel of its own, elsewhere for every channel."""
+    """A constant around the elements: beside channels it is a channel of its own, elsewhere it is in every channel."""
     labels = op.recorder.labels(op.args[0])
     if labels is None:
         moved(op)
@@ -209,13 +210,10 @@ def concatenated(op: Operation) -> None:
                 if tensor.numel():
                     recorder.freeze(line, f"cat in {recorder.where()} puts them beside a tensor that would not follow")
                 continue
+            piece, shape = value, tensor.shape
             if value.labels is not None:
                 piece = Value(labels=value.labels.narrow(dimension, 0, 1))
-            else:
-                piece = value
-            shape = torch.Size([*tensor.shape[:dimension], 1, *tensor.shape[dimension + 1 :]])
-            if value.labels is None:
-                shape = tensor.shape
+                shape = torch.Size([*tensor.shape[:dimension], 1, *tensor.shape[dimension + 1 :]])
             recorder.join(shape, [Value(labels=line.expand(shape)), piece], [], "cat")
         if not any(dimension in varying(item) for item in known):
             recorder.set_labels(op.result, line.expand(op.result.shape))
@@ -275,7 +273,8 @@ def _made_of_state(op: Operation, value: Value, dimension: int) -> Tensor | None
     for own, stride in enumerate(part.state.strides()):
         size = part.state.tensor.shape[own]
         coordinates = line // stride % size
-        if len(value.parts) == 1 and len(line) == size > 1 and torch.equal(coordinates, torch.arange(size, dtype=torch.int32)):
+        own_line = len(value.parts) == 1 and len(line) == size > 1
+        if own_line and torch.equal(coordinates, torch.arange(size, dtype=torch.int32)):
             return _lay_out(op.recorder.produce(part.state, own), dimension, positions.shape)
     raise GraphError(
         f"{op.name} in {op.recorder.where()} reads {part.state.name} as its input in a way that cannot be followed"
@@ -496,11 +495,11 @@ def batched_product(op: Operation) -> None:
                 _project(op, part, side, tensors[1 - side], None)
                 return
             raise GraphError(
-                f"{op.name} in {op.recorder.where()} multiplies with the parameter {value.parts[0].state.name} batch by "
-                "batch, which cannot be followed; use a linear layer"
+                f"{op.name} in {op.recorder.where()} multiplies with the parameter {value.parts[0].state.name} batch "
+                "by batch, which cannot be followed; use a linear layer"
             )
     extra = [op.args[0]] if op.name == "baddbmm" else []
-    _product(op, *tensors, [value and value.labels for value in values], op.result.shape, extra)
+    _product(op, tensors[0], tensors[1], [value and value.labels for value in values], op.result.shape, extra)
 
 
 def _product(op: Operation, first: Tensor, second: Tensor, labels, shape: torch.Size, extra=()) -> None:
@@ -517,7 +516,7 @@ def _product(op: Operation, first: Tensor, second: Tensor, labels, shape: torch.
 
 
 def _contract(recorder: Recorder, labels, dimensions: tuple[int, int], what: str) -> list[Tensor | None]:
-    """Follows a sum of products over a dimension of each of two tensors: their labels that are left, at size 1 there."""
+    """Follows a sum of products over a dimension of each of two tensors: the labels left, at size 1 there."""
     crossing = [
         item is not None and dimension in varying(item) for item, dimension in zip(labels, dimensions, strict=True)
     ]
@@ -627,7 +626,8 @@ def restrided(op: Operation) -> None:
         return
     known = value.labels
     if known is None or known.shape != op.result.shape or not op.result.is_contiguous():
-        raise GraphError(f"{op.func._schema.name} in {op.recorder.where()} moves channels in a way that is not followed")
+        where = op.recorder.where()
+        raise GraphError(f"{op.func._schema.name} in {where} moves channels in a way that is not followed")
 
 
 def like(op: Operation) -> None:
@@ -676,7 +676,9 @@ KINDS: dict[str, tuple[Rule, str]] = {
     "averaging": (averaged, "mean var std var_mean std_mean"),
     "summing": (reduced, "sum prod norm linalg_vector_norm logsumexp nansum"),
     "largest": (largest, "amax amin max min argmax argmin any all"),
-    "along a dimension": (along_dimension, "_softmax _log_softmax cumsum cumprod sort softmax log_softmax logcumsumexp"),
+    "along a dimension": (
+        along_dimension, "_softmax _safe_softmax _log_softmax cumsum cumprod sort softmax log_softmax logcumsumexp"
+    ),
     "convolution": (convolution, "convolution _convolution"),
     "linear": (linear, "addmm mm"),
     "products of activations": (batched_product, "bmm baddbmm"),

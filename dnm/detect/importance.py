@@ -1,13 +1,13 @@
 """How much the loss would change if a unit were removed: what pruning ranks by.
 
 Second-order Taylor expansion in a mask on the unit's output, with the empirical Fisher information for the curvature
-(Theis et al. 2018, arXiv:1801.05787, equation 8; Molchanov et al. 2019, arXiv:1906.10771): a unit whose mask m goes from
-1 to 0 changes the loss by about -E[dL/dm] + 1/2 E[(dL/dm)^2], with dL/dm taken sample by sample.
+(Theis et al. 2018, arXiv:1801.05787, equation 8; Molchanov et al. 2019, arXiv:1906.10771): a unit whose mask m goes
+from 1 to 0 changes the loss by about -E[dL/dm] + 1/2 E[(dL/dm)^2], with dL/dm taken sample by sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,11 @@ def unit_importance(model: nn.Module, graph: Graph, loss: Callable[[], Tensor]) 
         GraphError: the loss is not a scalar.
     """
     readers = {
-        group.name: [(model.get_submodule(member.tensor.rpartition(".")[0]), member) for member in group.members if member.reads]
+        group.name: [(model.get_submodule(m.tensor.rpartition(".")[0]), m) for m in group.members if m.reads]
         for group in graph.groups
         if group.divisible and not group.uniform
     }
-    readers = {
-        name: found for name, found in readers.items() if all(_plain(module, member) for module, member in found)
-    }
+    readers = {name: found for name, found in readers.items() if all(_plain(module, m) for module, m in found)}
     masks: dict[int, list[Tensor]] = {}
     modules = {id(module): module for found in readers.values() for module, _ in found}
 
@@ -76,12 +74,10 @@ def unit_importance(model: nn.Module, graph: Graph, loss: Callable[[], Tensor]) 
 
 
 def _plain(module: nn.Module, member: Member) -> bool:
-    return (
-        isinstance(module, READERS) and getattr(module, "groups", 1) == 1 and member.tensor.endswith("weight")
-    )  # fmt: skip
+    return isinstance(module, READERS) and getattr(module, "groups", 1) == 1 and member.tensor.endswith("weight")
 
 
-def _changes(group: Group, readers: list, gradients: dict[int, list[Tensor | None]]) -> Tensor:
+def _changes(group: Group, readers: list, gradients: Mapping[int, Sequence[Tensor | None]]) -> Tensor:
     total: Tensor | None = None
     for module, member in readers:
         for gradient in gradients[id(module)]:

@@ -53,8 +53,6 @@ def test_agrees_with_per_sample_gradients_of_a_mask(problem):
         slopes.append(torch.autograd.grad(loss, mask)[0][0])
     slope = torch.stack(slopes)
     expected = -slope.mean(0) + 0.5 * slope.square().mean(0)
-    # The inner layer reads the masked stream too, so the two masks are one: both orders agree only to first order in
-    # what passes through both, and exactly in the slope.
     assert predicted["stem"].shape == (6,)
     assert torch.allclose(predicted["stem"], expected, rtol=1e-9)
 

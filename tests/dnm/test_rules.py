@@ -369,13 +369,34 @@ CASES: dict[str, list[tuple]] = {
     ],
     "attention": [
         (
-            lambda n, x: n.d(_heads(n.a(x), n.b(x), n.c(x), x)),
+            lambda n, x: n.d(_heads(n.a(x) * torch.arange(2.0).repeat(2), n.b(x), n.c(x))),
+            dict(a=linear(5, 4), b=linear(5, 4), c=linear(5, 4), d=linear(4, 2)),
+            TOKENS,
+            [
+                "a: 2 a.weight/0*2 b.weight/0*2 c.weight/0*2 <d.weight/1*2: "
+                "mul in Net (Net) combines them with a tensor whose size would not follow"
+            ],
+        ),
+        (
+            lambda n, x: n.d(_heads(n.a(x), n.b(x), n.c(x), torch.arange(2.0))),
             dict(a=linear(5, 4), b=linear(5, 4), c=linear(5, 4), d=linear(4, 2)),
             TOKENS,
             ["a: 2 a.weight/0*2 b.weight/0*2 c.weight/0*2 <d.weight/1*2"],
         ),
         (
-            lambda n, x: n.d(_heads(n.a(x), n.b(x[:, :3]), n.c(x[:, :3]), x)),
+            lambda n, x: n.d(_heads(n.a(x), n.b(x), n.c(x), 1.0, 0.5 * n.training)),
+            dict(a=linear(5, 4), b=linear(5, 4), c=linear(5, 4), d=linear(4, 2)),
+            TOKENS,
+            ["a: 2 eval a.weight/0*2 b.weight/0*2 c.weight/0*2 <d.weight/1*2"],
+        ),
+        (
+            lambda n, x: n.d(_heads(n.a(x), n.b(x), n.c(x))),
+            dict(a=linear(5, 4), b=linear(5, 4), c=linear(5, 4), d=linear(4, 2)),
+            TOKENS,
+            ["a: 2 a.weight/0*2 b.weight/0*2 c.weight/0*2 <d.weight/1*2"],
+        ),
+        (
+            lambda n, x: n.d(_heads(n.a(x), n.b(x[:, :3]), n.c(x[:, :3]))),
             dict(a=linear(5, 4), b=linear(5, 4), c=linear(5, 4), d=linear(4, 2)),
             TOKENS,
             ["a: 2 a.weight/0*2 b.weight/0*2 c.weight/0*2 <d.weight/1*2"],
@@ -466,9 +487,9 @@ def _cut(bias: Tensor) -> Tensor:
     return bias
 
 
-def _heads(query: Tensor, key: Tensor, value: Tensor, x: Tensor) -> Tensor:
+def _heads(query: Tensor, key: Tensor, value: Tensor, turn: Tensor | float = 1.0, rate: float = 0.0) -> Tensor:
     query, key, value = (t.unflatten(2, (-1, 2)).transpose(1, 2) for t in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(query * turn, key, value, dropout_p=rate).transpose(1, 2).flatten(2)
 
 
 def test_every_kind_of_rule_has_a_case():

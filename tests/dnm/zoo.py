@@ -44,7 +44,7 @@ OWN_SIZES = {
 }  # fmt: skip
 
 
-def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor | tuple]:
+def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A model of the zoo without dropout, with random parameters and batch-norm statistics, and inputs for it."""
     with _no_init():
         model, inputs = _made(name)
@@ -70,7 +70,9 @@ def _made(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
         return Decoder(), (random(2, 7, 6), random(2, 5, 6))
     size = next((size for start, size in OWN_SIZES.items() if name.startswith(start)), 64)
     if name in DETECTORS:
-        return models.get_model(name, weights=None, weights_backbone=None).backbone, (random(2, 3, size, size),)
+        return models.get_model(name, weights=None, weights_backbone=None).get_submodule("backbone"), (
+            random(2, 3, size, size),
+        )
     if name in SEGMENTERS:
         return models.get_model(name, weights=None, weights_backbone=None), (random(2, 3, size, size),)
     options: dict[str, Any] = {}
@@ -362,8 +364,8 @@ HEADER = [
     "taken together; a cell gives their number and the relative change of the outputs (norm of the difference over",
     "norm) in eval and in train mode, in float64 unless it says float32 (at most 1e-9 and 1e-4). Prune: that many",
     "groups were given a silent unit, which was pruned again: every tensor is what it was, bit for bit. Coverage: the",
-    "part of the weights of convolutions and linear layers, attention projections included, with a dimension in a group",
-    "that can grow.",
+    "part of the weights of convolutions and linear layers, attention projections included, with a dimension in a",
+    "group that can grow.",
     "",
 ]
 
