@@ -39,8 +39,9 @@ TRANSFORMERS = ["nn.TransformerEncoder", "nn.TransformerDecoder"]
 # The smallest images, in pixels, that the auxiliary heads, windows and extra layers of these models can read; deep
 # networks that normalise over fewer positions amplify rounding in train mode.
 OWN_SIZES = {
-    "inception_v3": 299, "maxvit_t": 224, "ssd300_vgg16": 300, "efficientnet_b5": 128, "efficientnet_b6": 128,
-    "efficientnet_b7": 128,
+    "inception_v3": 299, "maxvit_t": 224, "ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320,
+    "efficientnet_b5": 128, "efficientnet_b6": 128, "efficientnet_b7": 128, "efficientnet_v2_m": 128,
+    "efficientnet_v2_l": 128,
 }  # fmt: skip
 
 
@@ -397,7 +398,7 @@ def write(rows: list[Row]) -> None:
                 lines.setdefault(name, text)
     order = [*TRANSFORMERS, *CLASSIFIERS, *DETECTORS, *SEGMENTERS]
     titles = ["model", "parameters", "groups", "divisible", "coverage", *COLUMNS.values(), "Prune", "verdict"]
-    table = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
+    table = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     table += [lines[name] for name in order if name in lines]
     TABLE.write_text("\n".join([*HEADER, *table]) + "\n")
 
