@@ -5,7 +5,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" $(PYTHON)
 
-.PHONY: help env repro test verify workstation ui lint benchmark nightly lock
+.PHONY: help env repro test verify workstation spot-check ui sync lint benchmark nightly lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -14,7 +14,7 @@ env: .venv/installed ## make the environment in .venv from the hash-checked lock
 
 .venv/installed: requirements.lock pyproject.toml
 	@echo "environment: installing what requirements.lock names into .venv (about 6 GB, torch with its libraries)"
-	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	@[ -x .venv/bin/pip ] && exit 0; for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$python -m venv --clear .venv; \
 	done; echo "error: no Python 3.11 or newer found as python3 or python3.11 to python3.14; install one" >&2; exit 1
 	@awk '/^uv==/ {p = 1; print; next} /^[^ #]/ {p = 0} p' requirements.lock > .venv/uv.lock
@@ -37,10 +37,14 @@ verify: .venv/installed ## regenerate every committed figure from nothing and co
 workstation: .venv/installed ## run the workstation scale: real data, hours, resumable
 	@$(RUN) -m dvc repro scales/workstation/dvc.yaml
 
+spot-check: .venv/installed ## run one short recorded trial of each workstation row again and compare the bits
+	@$(RUN) -m stages.spot_check --params scales/workstation/params.yaml
+
 ui: .venv/installed ## show the runs in a browser, on this machine only
-	@echo "runs: http://127.0.0.1:5000 (Ctrl-C ends it)"
-	@MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true $(RUN) -m mlflow ui --workers 1 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@$(RUN) -m stages.ui
+
+sync: .venv/installed ## log to MLflow what it does not have yet: a server was down, a scale ran elsewhere
+	@$(RUN) -m stages.sync
 
 lint: .venv/installed ## check style and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pyright

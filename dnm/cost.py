@@ -46,11 +46,14 @@ class Cost:
     activation_memory: int
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up torch's own FLOP formulas, and the bytes of the storages that operations make and let go.
+class Flops(TorchDispatchMode):
+    """Adds up FLOPs over whatever runs in its block, by torch's own formulas.
 
-    `torch.utils.flop_counter.FlopCounterMode` does the former too, but its first use imports the compiler, which takes
-    seconds in every process; a mode that is not skipped by the compiler does not.
+    `torch.utils.flop_counter.FlopCounterMode` does so too, but its first use imports the compiler, which takes seconds
+    in every process; a mode that is not skipped by the compiler does not.
+
+    Attributes:
+        flops: counted so far.
     """
 
     @classmethod
@@ -64,12 +67,6 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self._formulas = flop_registry
         self.flops = 0
-        # By the address of the storage, which is not given to another one as long as a weak reference is held.
-        self._found: dict[int, StorageWeakRef] = {}
-        self._alive: dict[int, tuple[StorageWeakRef, int, int]] = {}
-        # By how many bytes more are alive after an operation than after the one before it; only of operations that
-        # make a storage, since no other one can reach a peak.
-        self._changes: list[int] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -80,13 +77,33 @@ class _Counter(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+        result = self._run(func, args, kwargs)
+        if formula is not None:
+            self.flops += _flops(func, formula, args, kwargs, result)
+        return result
+
+    def _run(self, func, args, kwargs):
+        return func(*args, **kwargs)
+
+
+class _Counter(Flops):
+    """Counts the bytes of the storages that operations make and let go as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By the address of the storage, which is not given to another one as long as a weak reference is held.
+        self._found: dict[int, StorageWeakRef] = {}
+        self._alive: dict[int, tuple[StorageWeakRef, int, int]] = {}
+        # By how many bytes more are alive after an operation than after the one before it; only of operations that
+        # make a storage, since no other one can reach a peak.
+        self._changes: list[int] = []
+
+    def _run(self, func, args, kwargs):
         # `torch.tensor` hands over a storage that is as new as one that an operation returns.
         if func is not torch.ops.aten.lift_fresh.default:
             self._find((args, kwargs))
         result = func(*args, **kwargs)
         self._make(result)
-        if formula is not None:
-            self.flops += _flops(func, formula, args, kwargs, result)
         return result
 
     def _find(self, arguments) -> None:

@@ -6,16 +6,17 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from dnm.cost import Cost, count
+from dnm.cost import Cost, Flops, count
 from dnm.detect.gradient import unit_gradient_norms
 from dnm.edits import Divide
 from dnm.graph import Graph, trace
+from dnm.journal import replay
 from dnm.operators import divide
 from dnm.surgery import apply
 
@@ -68,29 +69,11 @@ class Event:
         """The event as plain values, for JSON."""
         return asdict(self)
 
-
-class _Flops(TorchDispatchMode):
-    """Adds up torch's FLOP formulas, as `dnm.count` does, over whatever runs."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Otherwise the first use imports the compiler, which takes seconds.
-        return False
-
-    def __init__(self) -> None:
-        # It brings in Triton where there is one, which takes half a second.
-        from torch.utils.flop_counter import flop_registry
-
-        super().__init__()
-        self._formulas = flop_registry
-        self.flops = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        formula = self._formulas.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
-        return result
+    @staticmethod
+    def from_dict(values: dict) -> Event:
+        """The event that `as_dict` made plain values of."""
+        costs = {name: Cost(**values[name]) for name in ("before", "after")}
+        return Event(**{**values, **costs, "entries": tuple(values["entries"])})
 
 
 class Morphogenesis:
@@ -122,6 +105,22 @@ class Morphogenesis:
     def journal(self) -> list[dict]:
         """Every edit taken so far, in order."""
         return [entry for event in self.events for entry in event.entries]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps, cost and events so far, as plain values; weights and optimizer state are in their own `state_dict`."""
+        return {"steps": self._steps, "flops": self.flops, "events": [event.as_dict() for event in self.events]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` was taken: edits the model, which must be the start network, as its journal says.
+
+        The model's and the optimizers' own `load_state_dict` follow; the run then goes on bit for bit.
+
+        Raises:
+            EditError: the journal does not fit the model, which is as it was.
+        """
+        events = [Event.from_dict(values) for values in state["events"]]
+        replay(self.model, [entry for event in events for entry in event.entries], self.optimizers)
+        self.events, self.flops, self._steps = events, state["flops"], state["steps"]
 
     def step(self, probe_loss: Callable[[], Tensor]) -> Event | None:
         """Counts one optimizer step and, if it is time, looks and grows.
@@ -165,7 +164,7 @@ class Morphogenesis:
     @contextlib.contextmanager
     def _charged(self) -> Iterator[None]:
         """Charges what its block runs, counted operation by operation: tracing takes more passes on some models."""
-        with _Flops() as counter:
+        with Flops() as counter:
             yield
         self.flops += counter.flops
 

@@ -135,37 +135,46 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple | dict) -> Graph:
     Raises:
         GraphError: an operation is not known, a weight is not a parameter as it lies, or the model does not run.
     """
-    return traced(model, example_inputs)[0]
-
-
-def traced(model: nn.Module, example_inputs: Tensor | tuple | dict) -> tuple[Graph, list[Tensor]]:
-    """`trace`, and the floating-point outputs of its pass in eval mode."""
     layers.refuse_wrappers(model)
     recorder, outputs = _read(model, example_inputs)
     groups = _groups(recorder)
     if recorder.doubtful:
         groups = _those_that_follow(model, example_inputs, groups, [tensor.shape for tensor in outputs])
     places = tuple(place for place in recorder.places.values() if place is not None)
-    graph = Graph(tuple(groups), places, frozenset(recorder.called))
-    return graph, [tensor for tensor in outputs if tensor.is_floating_point()]
+    return Graph(tuple(groups), places, frozenset(recorder.called))
 
 
 def _read(model: nn.Module, example_inputs) -> tuple[Recorder, list[Tensor]]:
-    """Records the passes that `trace` speaks of; also returns the outputs in eval mode."""
-    recorder = Recorder(model, RULES)
+    """Records the passes that `trace` speaks of; also returns the outputs in eval mode, of which the shapes count.
+
+    Convolutions and matrix products are not worked out, unless the model's code, or a hook in it, may look at values.
+    """
+    if not layers.hooked(model):
+        try:
+            return _passes(Recorder(model, RULES, arithmetic=False), model, example_inputs)
+        except Exception:
+            # Values may be needed. If not, the pass with them says what is wrong.
+            pass
+    return _passes(Recorder(model, RULES), model, example_inputs)
+
+
+def _passes(recorder: Recorder, model: nn.Module, example_inputs) -> tuple[Recorder, list[Tensor]]:
     try:
         outputs = _record(recorder, model, example_inputs, training=False)
         # Attention is told its dropout in train mode only.
-        if recorder.attends or any(name not in recorder.touched for name, _ in model.named_parameters()):
+        states = recorder.states.values()
+        if recorder.attends or any(
+            isinstance(s.tensor, nn.Parameter) and s.name not in recorder.touched for s in states
+        ):
             _record(recorder, model, example_inputs, training=True)
     finally:
         recorder.forget()
-    layers.tie(model, recorder)
+    layers.tie(recorder)
     return recorder, outputs
 
 
 def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
-    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+    names = {id(module): name or type(module).__name__ for name, module in recorder.paths}
 
     def enter(module: nn.Module, inputs) -> None:
         if id(module) in names:
@@ -187,7 +196,7 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
     ]
     try:
         with untouched(model, training), torch.no_grad(), Functions(recorder):
-            recorder.identify(model)
+            recorder.identify()
             with recorder:
                 outputs = call(model, example_inputs)
     except DnmError:
@@ -200,7 +209,7 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
     finally:
         for hook in hooks:
             hook.remove()
-        recorder.identify(model)
+        recorder.identify()
     found = tensors_in(outputs)
     for tensor in found:
         recorder.freeze(recorder.labels(tensor), "the model's output width never changes")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dnm import layers
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit, Prune
 from dnm.errors import DnmError, EditError
 from dnm.operators import branch, connect, divide, prune
@@ -34,6 +35,19 @@ def entry(edit: Edit, plan: dict[str, Any]) -> dict[str, Any]:
     """`edit` and where it acted, as plain values for JSON."""
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(edit).items()}
     return {"operator": type(edit).__name__, **values, "plan": plan}
+
+
+def shapes(model: nn.Module, plan: dict[str, Any]) -> dict[str, list[int]]:
+    """The shapes, before an edit, of the tensors that its plan names."""
+    names = [member[0] for member in plan["members"]] if "members" in plan else [plan["near"]]
+    return {name: list(layers.get(model, name).shape) for name in names}
+
+
+def _check_shapes(model: nn.Module, plan: dict[str, Any]) -> None:
+    for name, shape in plan["shapes"].items():
+        own = list(layers.get(model, name).shape)
+        if own != shape:
+            raise EditError(f"{name} has shape {own}, when the edit was taken it had {shape}")
 
 
 def edit(entry: dict[str, Any]) -> Edit:
@@ -97,6 +111,7 @@ def _replay(start_model: nn.Module, journal: Iterable[Any], optimizers: Optimize
             plan = item.get("plan")
             if not isinstance(plan, dict):
                 raise EditError("the entry has no plan, which says where the edit acted")
+            _check_shapes(start_model, plan)
             restores.append(OPERATORS[type(change).__name__][1].carry_out(start_model, change, plan, held))
         except Exception as error:
             restore()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +40,31 @@ def modules(model: nn.Module) -> list[nn.Module]:
 
 def heads_of(module: nn.Module) -> tuple[str, str] | None:
     """Names of a module's count of heads and of its projection, if its class is one that ties heads to its width."""
-    for kind in type(module).__mro__:
-        known = HEADS.get(kind.__name__)
-        if known and kind.__module__ == known[0]:
-            return known[1:]
+    known = _known(type(module), "HEADS")
+    return known[1:] if known else None
+
+
+@functools.cache
+def _known(kind: type, table: str) -> Any:
+    """What a table of classes holds of a class or of one that it comes from; None where it holds nothing."""
+    for base in kind.__mro__:
+        known = {"HEADS": HEADS, "INTEGERS": INTEGERS}[table].get(base.__name__)
+        if known and base.__module__ == known[0]:
+            return known
     return None
 
 
-def tie(model: nn.Module, recorder: Recorder) -> None:
+def hooked(model: nn.Module) -> bool:
+    """Whether code that is not the model's own runs with its forward pass."""
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return True
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules(model))
+
+
+def tie(recorder: Recorder) -> None:
     """Ties the heads of attention layers to the width that they read, where the class's own code demands it."""
-    for name, module in model.named_modules():
+    for name, module in recorder.paths:
         known = heads_of(module)
         if known is None:
             continue
@@ -118,11 +134,8 @@ INTEGERS = {
 
 
 def _own_integers(module: nn.Module) -> dict[str, tuple[str, int]]:
-    for kind in type(module).__mro__:
-        known = INTEGERS.get(kind.__name__)
-        if known and kind.__module__ == known[0]:
-            return known[1]
-    return {}
+    known = _known(type(module), "INTEGERS")
+    return known[1] if known else {}
 
 
 def get(module: nn.Module, path: str) -> Tensor:

@@ -9,6 +9,7 @@ by running the same operation on the labels. What other operations demand is not
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import weakref
 from bisect import bisect_right
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dnm import layers
 from dnm.errors import GraphError
+from dnm.stand_ins import STAND_INS
 
 DROPOUTS = {
     nn.functional.dropout,
@@ -36,6 +39,9 @@ ADAPTIVE = {
     nn.functional.linear, torch.flatten, Tensor.flatten, torch.chunk, Tensor.chunk, torch.matmul, Tensor.matmul,
     Tensor.__matmul__, nn.functional.scaled_dot_product_attention, nn.functional.batch_norm,
 }  # fmt: skip
+
+# Functions that hand a tensor's values to other code than torch's.
+READING = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
 
 PRODUCES, READS = "produces", "reads"
 
@@ -142,6 +148,8 @@ class Recorder(TorchDispatchMode):
     Args:
         model: whose parameters and buffers are known by name.
         rules: by ATen name (`aten::add`), what to do with an operation.
+        arithmetic: whether convolutions and matrix products are worked out. Channels do not depend on their values;
+            where the model's code does, a pass without them ends in a `GraphError`.
     """
 
     @classmethod
@@ -149,12 +157,15 @@ class Recorder(TorchDispatchMode):
         # Otherwise the first use imports the compiler, which takes seconds.
         return False
 
-    def __init__(self, model: nn.Module, rules: dict[str, Callable[[Operation], None]]) -> None:
+    def __init__(
+        self, model: nn.Module, rules: dict[str, Callable[[Operation], None]], arithmetic: bool = True
+    ) -> None:
         super().__init__()
         self.rules = rules
+        self.stand_ins = {} if arithmetic else STAND_INS
         self.states: dict[int, State] = {}
         self.by_name: dict[str, State] = {}
-        self.modules = {id(module): name for name, module in model.named_modules()}
+        self.paths = [(name, module) for name, module in model.named_modules()]
         self.uses: list[Use] = []
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.frozen: list[tuple[Tensor, str]] = []
@@ -175,32 +186,43 @@ class Recorder(TorchDispatchMode):
         self.adaptive = 0
         self.attends = False
         self.stack: list[str] = []
-        self.identify(model)
+        self.identify()
 
-    def identify(self, model: nn.Module) -> None:
+    def identify(self) -> None:
         """Learns the tensors by which the model holds its parameters and buffers now."""
         self.states.clear()
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            # Whole numbers (positions, counters) hold no channel's values.
-            if not tensor.is_floating_point():
-                continue
-            state = self.by_name.get(name)
-            if state is None:
-                state = self.by_name[name] = State(name, tensor)
-            state.tensor = tensor
-            self.states[id(tensor)] = state
+        for kind in ("_parameters", "_buffers"):
+            for path, module in self.paths:
+                for own, tensor in vars(module)[kind].items():
+                    # Whole numbers (positions, counters) hold no channel's values.
+                    if tensor is None or id(tensor) in self.states or not tensor.is_floating_point():
+                        continue
+                    name = f"{path}.{own}" if path else own
+                    state = self.by_name.get(name)
+                    if state is None:
+                        state = self.by_name[name] = State(name, tensor)
+                    state.tensor = tensor
+                    self.states[id(tensor)] = state
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        name = func._schema.name
+        result = None
+        if self.stand_ins:
+            if _depends_on_values(func, args):
+                raise GraphError(f"{name} in {self.where()} depends on values")
+            if name in self.stand_ins:
+                result = self.stand_ins[name](*args, **kwargs)
+        if result is None:
+            result = func(*args, **kwargs)
         operation = Operation(self, func, args, kwargs, result)
         if not operation.followed:
             return result
-        rule = self.rules.get(func._schema.name)
+        rule = self.rules.get(name)
         if rule is None:
             raise GraphError(
-                f"{func._schema.name} in {self.where()} is not known: how channels pass through it cannot be assumed; "
-                f"teach it with dnm.register_rule({func._schema.name!r}, ...)"
+                f"{name} in {self.where()} is not known: how channels pass through it cannot be assumed; "
+                f"teach it with dnm.register_rule({name!r}, ...)"
             )
         # What rules do to labels is nothing that `Functions` should see.
         with torch._C.DisableTorchFunction():
@@ -255,9 +277,7 @@ class Recorder(TorchDispatchMode):
         """The labels of a dimension of a state, int32, of its size."""
         if dimension not in state.labels:
             size = state.tensor.shape[dimension]
-            state.labels[dimension] = torch.arange(
-                self.num_labels + 1, self.num_labels + size + 1, dtype=torch.int32
-            )
+            state.labels[dimension] = torch.arange(self.num_labels + 1, self.num_labels + size + 1, dtype=torch.int32)
             self.firsts.append(self.num_labels + 1)
             self.numbered.append(state)
             self.num_labels += size
@@ -273,7 +293,9 @@ class Recorder(TorchDispatchMode):
         own = self.of(state, dimension)
         if positions is None:
             positions = torch.arange(len(own))
-        self.link(own[positions.long()], labels)
+            self.link(own, labels)
+        else:
+            self.link(own[positions.long()], labels)
         self.uses.append(Use(state, dimension, role, positions, labels))
 
     def produce(self, state: State, dimension: int, positions: Tensor | None = None) -> Tensor:
@@ -437,12 +459,10 @@ class Operation:
 
     def argument(self, name: str) -> Any:
         """An argument by its name in the operation's schema; its default where it was not given, else None."""
-        for number, argument in enumerate(self.func._schema.arguments):
-            if argument.name == name:
-                if number < len(self.args):
-                    return self.args[number]
-                return self.kwargs.get(name, argument.default_value)
-        return None
+        number, default = _arguments(self.func).get(name, (None, None))
+        if number is None:
+            return None
+        return self.args[number] if number < len(self.args) else self.kwargs.get(name, default)
 
     def tensors(self) -> list[Tensor]:
         """All tensor arguments, those in lists included."""
@@ -463,6 +483,19 @@ class Operation:
         return []
 
 
+@functools.cache
+def _arguments(func: Any) -> dict[str, tuple[int, Any]]:
+    """Position and default of an operation's arguments, by name: asking the schema makes new objects each time."""
+    return {argument.name: (number, argument.default_value) for number, argument in enumerate(func._schema.arguments)}
+
+
+def _depends_on_values(func: Any, args: tuple) -> bool:
+    """Whether shape of the result, or what the code does next, may depend on the values of the arguments."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
 class Functions(TorchFunctionMode):
     """Sees what ATen no longer shows: dropout that is off, and functions that take their sizes from their input."""
 
@@ -472,6 +505,8 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func in READING and self.recorder.stand_ins:
+            raise GraphError(f"{func.__name__} in {self.recorder.where()} reads values")
         if func in DROPOUTS:
             rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
             labels = self.recorder.labels(args[0] if args else kwargs["input"])
@@ -507,12 +542,10 @@ def untouched(model: nn.Module, training: bool | None = None) -> Iterator[None]:
 
     Buffers are exchanged for copies, not written back: a loss that is not yet differentiated may hold them.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    inside = layers.modules(model)
+    modes = [(module, module.training) for module in inside]
     buffers = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        (module, name, buffer) for module in inside for name, buffer in module._buffers.items() if buffer is not None
     ]
     fast, caching = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
     try:

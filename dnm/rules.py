@@ -306,13 +306,8 @@ def _reduce(op: Operation, mean: bool) -> None:
             f"{op.name} in {recorder.where()} is taken over the parameter {value.parts[0].state.name}; "
             "remove the parametrization (weight or spectral norm) first"
         )
-    labels = value.labels
-    wanted = op.argument("dim")
-    dimensions = list(range(labels.dim())) if wanted is None or wanted == [] else _flat([wanted])
-    left = recorder.merge(labels, dimensions, mean, op.name)
-    if not op.argument("keepdim"):
-        for dimension in sorted((d % labels.dim() for d in dimensions), reverse=True):
-            left = left.squeeze(dimension)
+    dimensions = _reduced_dimensions(op, value.labels)
+    left = _without(op, recorder.merge(value.labels, dimensions, mean, op.name), dimensions)
     for result in op.results():
         recorder.set_labels(result, left if left.shape == result.shape else None)
 
@@ -322,17 +317,31 @@ def largest(op: Operation) -> None:
     recorder, labels = op.recorder, op.recorder.labels(op.args[0])
     if labels is None:
         return
-    wanted = op.argument("dim")
-    dimensions = [d % labels.dim() for d in (range(labels.dim()) if wanted in (None, []) else _flat([wanted]))]
+    dimensions = _reduced_dimensions(op, labels)
     if set(dimensions) & set(varying(labels)):
         recorder.freeze(labels, f"{op.name} in {recorder.where()} compares them with one another")
         return
-    for dimension in sorted(dimensions, reverse=True):
+    for dimension in dimensions:
         labels = labels.narrow(dimension, 0, 1)
-        if not op.argument("keepdim"):
-            labels = labels.squeeze(dimension)
+    left = _without(op, labels, dimensions)
     for result in op.results():
-        recorder.set_labels(result, labels if labels.shape == result.shape else None)
+        recorder.set_labels(result, left if left.shape == result.shape else None)
+
+
+def _reduced_dimensions(op: Operation, labels: Tensor) -> list[int]:
+    """What a reduction goes over: all dimensions where it names none."""
+    wanted = op.argument("dim")
+    named = range(labels.dim()) if wanted is None or wanted == [] else _flat([wanted])
+    return [dimension % labels.dim() for dimension in named]
+
+
+def _without(op: Operation, labels: Tensor, dimensions: list[int]) -> Tensor:
+    """Labels of size 1 in `dimensions`, which go unless the operation keeps them."""
+    if op.argument("keepdim"):
+        return labels
+    for dimension in sorted(dimensions, reverse=True):
+        labels = labels.squeeze(dimension)
+    return labels
 
 
 def along_dimension(op: Operation) -> None:
@@ -525,10 +534,7 @@ def _contract(recorder: Recorder, labels, dimensions: tuple[int, int], what: str
             if item is not None and dimension in varying(item) and other is None:
                 recorder.freeze(item, f"{what} in {recorder.where()} sums over them with a tensor of fixed size")
         if all(crossing):
-            lines = [
-                shrink(item.movedim(dimension, -1))
-                for item, dimension in zip(labels, dimensions, strict=True)
-            ]
+            lines = [shrink(item.movedim(dimension, -1)) for item, dimension in zip(labels, dimensions, strict=True)]
             if lines[0].shape[:-2] == lines[1].shape[:-2] and lines[0].shape[-1] == lines[1].shape[-1]:
                 recorder.link(lines[0][..., :1, :], lines[1][..., :1, :])
     left: list[Tensor | None] = []
@@ -677,7 +683,8 @@ KINDS: dict[str, tuple[Rule, str]] = {
     "summing": (reduced, "sum prod norm linalg_vector_norm logsumexp nansum"),
     "largest": (largest, "amax amin max min argmax argmin any all"),
     "along a dimension": (
-        along_dimension, "_softmax _safe_softmax _log_softmax cumsum cumprod sort softmax log_softmax logcumsumexp"
+        along_dimension,
+        "_softmax _safe_softmax _log_softmax cumsum cumprod sort softmax log_softmax logcumsumexp",
     ),
     "convolution": (convolution, "convolution _convolution"),
     "linear": (linear, "addmm mm"),
@@ -697,7 +704,8 @@ KINDS: dict[str, tuple[Rule, str]] = {
     "layer norm": (layer_norm, "native_layer_norm _fused_rms_norm"),
     "embedding": (embedding, "embedding"),
     "new tensor of the same shape": (
-        like, "empty_like zeros_like ones_like full_like rand_like randn_like new_empty_strided"
+        like,
+        "empty_like zeros_like ones_like full_like rand_like randn_like new_empty_strided",
     ),
     "new tensor": (fixed, "new_zeros new_empty new_full new_ones _local_scalar_dense is_nonzero item sym_size"),
 }

@@ -16,7 +16,7 @@ from dnm import journal
 from dnm.calling import call
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit, Prune
 from dnm.errors import DnmError, EditError, GraphError
-from dnm.graph import Graph, tensors_in, traced
+from dnm.graph import Graph, tensors_in, trace
 from dnm.operators import divide, prune
 from dnm.operators.connect import common
 from dnm.recording import untouched
@@ -32,8 +32,8 @@ class Applied:
     Attributes:
         edit: the edit.
         entry: what the journal keeps of it: the edit and where it acted.
-        eval_difference: relative change of the output in eval mode, on the example inputs.
-        train_difference: the same in train mode (on four samples); 0 where it is not promised and so not looked at.
+        eval_difference: relative change of the output in eval mode, on the first four samples.
+        train_difference: the same in train mode; 0 where it is not promised and so not looked at.
     """
 
     edit: Edit
@@ -77,9 +77,9 @@ def apply(
 ) -> Applied:
     """Takes `edit` on `model`, in place, whole or not at all.
 
-    The model's outputs on `example_inputs` are compared before and after, in eval and in train mode, for edits that
-    promise to change nothing; batch-norm buffers, mode and random state are left as found. Parameters stay the same
-    objects, and so do the optimizers.
+    The model's outputs on the first four samples are compared before and after, in eval and in train mode, for edits
+    that promise to change nothing; batch-norm buffers, mode and random state are left as found. Parameters stay the
+    same objects, and so do the optimizers.
 
     Args:
         model: the model.
@@ -104,10 +104,11 @@ def apply(
     shadows = [averaged] if isinstance(averaged, nn.Module) else list(averaged)
     _check_arguments(held, shadows)
     operator = journal.OPERATORS[type(edit).__name__][1]
-    graph, before = traced(model, example_inputs)
+    graph = trace(model, example_inputs)
     plan = operator.plan(model, graph, edit, example_inputs)
-    exact_in_train = _exact_in_train(graph, edit)
-    few, before_in_train = _in_train(model, example_inputs) if exact_in_train else (None, None)
+    plan["shapes"] = journal.shapes(model, plan)
+    modes = (False, True) if _exact_in_train(graph, edit) else (False,)
+    inputs, before = _before(model, example_inputs, modes)
     restores: list[Callable[[], None]] = []
 
     def restore() -> None:
@@ -125,7 +126,7 @@ def apply(
         restores.append(operator.carry_out(model, edit, plan, held, **options, **own))
         for shadow in shadows:
             restores.append(operator.carry_out(shadow.module, edit, plan, **options))
-        differences = _differences(model, edit, plan, before, before_in_train, example_inputs, few)
+        differences = _differences(model, edit, plan, before, inputs)
         _check_enrolled(model, held, known, edit)
         found = _look(model, shadows, held)
     except DnmError:
@@ -185,9 +186,10 @@ def candidates(model: nn.Module, example_inputs: Tensor | tuple | dict) -> list[
     Returns:
         A division and (where a unit can go) a pruning per divisible group, a residual branch and (on maps) a gate per
         layer that returns known channels, and a connection per inner module that can be rewritten. Each fits the model
-        as it is; after one is taken the others may not.
+        as it is; after one is taken the others may not. A connection is still refused by `apply` where code outside of
+        the rewritten module asks it for more than its output (its length, an item).
     """
-    return possible(model, traced(model, example_inputs)[0], example_inputs)
+    return possible(model, trace(model, example_inputs), example_inputs)
 
 
 def possible(model: nn.Module, graph: Graph, example_inputs: Tensor | tuple | dict) -> list[Edit]:
@@ -249,20 +251,18 @@ def _few(example_inputs):
     return example_inputs[:4] if isinstance(example_inputs, Tensor) and example_inputs.dim() else example_inputs
 
 
-def _in_train(model: nn.Module, example_inputs) -> tuple[Any, list[Tensor]]:
-    """The inputs on which train mode is looked at, and the outputs there.
+def _before(model: nn.Module, example_inputs, modes: tuple[bool, ...]) -> tuple[Any, dict[bool, list[Tensor]]]:
+    """The inputs on which outputs are compared, and the outputs on them by mode (whether it is train mode).
 
     Raises:
         GraphError: the model does not run in train mode.
     """
     few = _few(example_inputs)
+    # Not every input has samples in its first dimension: a mask over positions has none.
+    with contextlib.suppress(Exception):
+        return few, {training: _outputs(model, few, training) for training in modes}
     try:
-        return few, _outputs(model, few, training=True)
-    except Exception:
-        # Not every input has samples in its first dimension: a mask over positions has none.
-        pass
-    try:
-        return example_inputs, _outputs(model, example_inputs, training=True)
+        return example_inputs, {training: _outputs(model, example_inputs, training) for training in modes}
     except DnmError:
         raise
     except Exception as error:
@@ -278,23 +278,20 @@ def _outputs(model: nn.Module, example_inputs, training: bool) -> list[Tensor]:
         return [t for t in tensors_in(call(model, example_inputs)) if t.is_floating_point()]
 
 
-def _differences(model, edit, plan, before, before_in_train, example_inputs, few) -> tuple[float, float]:
+def _differences(model, edit, plan, before: dict[bool, list[Tensor]], inputs) -> tuple[float, float]:
     with _called(model, edit, plan):
-        after = _outputs(model, example_inputs, training=False)
-    if isinstance(edit, Prune):
-        return _change(before, after), 0.0
-    found = [_change(before, after)]
-    if before_in_train is not None:
-        found.append(_change(before_in_train, _outputs(model, few, training=True)))
-    tolerance = max(TOLERANCES.get(tensor.dtype, 1e-4) for tensor in before) if before else 0.0
-    # "not <=" so that NaN counts as a change.
-    for mode, difference in zip(("eval", "train"), found, strict=False):
-        if not difference <= tolerance:
+        found = {training: _change(old, _outputs(model, inputs, training)) for training, old in before.items()}
+    old = before[False]
+    tolerance = max(TOLERANCES.get(tensor.dtype, 1e-4) for tensor in old) if old else 0.0
+    for training, difference in found.items():
+        # "not <=" so that NaN counts as a change.
+        if not isinstance(edit, Prune) and not difference <= tolerance:
+            mode = "train" if training else "eval"
             raise EditError(
                 f"{edit!r} changed the model's output by {difference:.1e} (relative, in {mode} mode), expected at most "
                 f"{tolerance:.0e}; it was taken back. Example inputs with NaN or infinite outputs have the same effect"
             )
-    return found[0], found[1] if len(found) > 1 else 0.0
+    return found[False], found.get(True, 0.0)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import cli, outputs, records, trials
@@ -24,10 +27,24 @@ CURVE = (
 SUMMARISED = ("test_accuracy", "parameters", "training_flops", "epochs")
 
 
+def job(context: cli.Context, arm: str, seed: int, grown: dict[str, Any] | None = None) -> Job:
+    """The trial of an arm and seed; the controls of a grown network need its result, whose FLOPs they spend."""
+    from stages.trial import Job
+
+    flops, widths = None, None
+    if grown is not None:
+        flops = grown["figures"]["training_flops"]
+        widths = tuple(tuple(block) for block in grown["widths"]) if arm == "scratch" else None
+    execution, data = context.settings.execution, str(context.data)
+    return Job(context.row_name, context.row, execution, data, arm, seed, widths=widths, flops=flops)
+
+
 def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
     """Runs the jobs; where the scale keeps records, only those without one of today's fingerprint.
 
-    Each result gains the fingerprint of what it comes from.
+    An unfinished trial goes on at its last epoch, and the finished ones of a stage that was ended are not run again:
+    both lie under `runs/`, by fingerprint, until the stage has written its results. Each result gains the fingerprint
+    of what it comes from.
     """
     from stages import trial
 
@@ -35,23 +52,30 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
     code = {job.arm: records.code_hash(context.root, job.arm) for job in jobs}
     marks = [records.fingerprint(job, card["sha256"], code[job.arm]) for job in jobs]
     kept = context.settings.execution.keep_records
-    files = [records.path(context.root, context.settings.scale, job.row, job.arm, job.seed) for job in jobs]
-    known = [records.find(file, mark) if kept else None for file, mark in zip(files, marks, strict=True)]
+    scratch = [records.scratch(context.root, mark) for mark in marks]
+    files = [
+        records.path(context.root, context.settings.scale, job.row, job.arm, job.seed)
+        if kept
+        else folder / "result.json"
+        for job, folder in zip(jobs, scratch, strict=True)
+    ]
+    known = [records.find(file, mark) for file, mark in zip(files, marks, strict=True)]
     missing = [number for number, result in enumerate(known) if result is None]
     if len(missing) < len(jobs):
-        print(f"{title}: {len(jobs) - len(missing)} of {len(jobs)} trials have a record", file=sys.stderr)
+        print(f"{title}: {len(jobs) - len(missing)} of {len(jobs)} trials are finished already", file=sys.stderr)
+    todo = [dataclasses.replace(jobs[number], checkpoint=str(scratch[number] / "checkpoint.pt")) for number in missing]
 
     def finished(job: Job, result: dict[str, Any]) -> None:
-        number = jobs.index(job)
+        number = missing[todo.index(job)]
         result["fingerprint"] = marks[number]
         result["machine"] |= outputs.machine(context.root)
-        if kept:
-            records.keep(files[number], marks[number], result)
+        records.keep(files[number], marks[number], result)
+        Path(job.checkpoint).unlink(missing_ok=True)
 
     try:
-        results = trials.run(trial.run, [jobs[number] for number in missing], title=title, finished=finished)
-    except (FloatingPointError, ValueError) as error:
-        # What a trial says of settings that cannot work, and `trials.workers` of its environment variable.
+        results = trials.run(trial.run, todo, title=title, finished=finished)
+    except (FloatingPointError, ValueError, trials.WorkerEnded) as error:
+        # What a trial says of settings that cannot work, and `trials` of its environment.
         raise cli.UserError(str(error)) from error
     for number, result in zip(missing, results, strict=True):
         known[number] = result
@@ -82,6 +106,8 @@ def write(context: cli.Context, stage: str, results: Sequence[dict[str, Any]], s
             "trials": [{"arm": r["arm"], "seed": r["seed"], **r["machine"]} for r in results],
         },
     )
+    for result in results:
+        shutil.rmtree(records.scratch(context.root, result["fingerprint"]), ignore_errors=True)
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,18 +9,12 @@ from stages import arms, cli, outputs, tracking
 
 def main(context: cli.Context) -> None:
     """Writes `metrics/<scale>/baseline/<row>.*`."""
-    from stages.trial import Job
-
     started = time.perf_counter()
-    row = context.row
-    jobs = [
-        Job(context.row_name, row, context.settings.execution, str(context.data), "baseline", seed)
-        for seed in range(row.seeds)
-    ]
+    jobs = [arms.job(context, "baseline", seed) for seed in range(context.row.seeds)]
     with outputs.exclusive(context.root / "runs" / "locks" / f"baseline-{context.settings.scale}-{context.row_name}"):
         results = arms.run(context, jobs, f"baseline {context.row_name}")
         arms.write(context, "baseline", results, started)
-        tracking.log(context, "baseline", results)
+        tracking.log(context, "baseline")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages import environment, outputs
-from stages.settings import Row, Settings, SettingsError, load
+from stages.data.errors import DataError
+from stages.schema import SettingsError
+from stages.settings import Row, Settings, load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,19 +58,40 @@ def main(stage: Callable[[Context], None], *, has_row: bool) -> None:
     if has_row:
         parser.add_argument("--row", required=True, help="row of the table, as in the settings file")
     arguments = parser.parse_args()
+    _end_with_pipeline()
     try:
         context = make_context(arguments.params, arguments.row if has_row else "")
         stage(context)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
-    except (SettingsError, UserError, outputs.Locked) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        told = mendable(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 class UserError(Exception):
     """Something that the user can mend; the message says how."""
+
+
+def mendable(error: Exception) -> str | None:
+    """What to tell a user of an error that he can mend, or None for one that is ours."""
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, SettingsError | UserError | DataError | outputs.Locked):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename}: no such file; run the stages that write it first: dvc repro"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system'}: {error.strerror or first}; mend that and run it again"
+    # Torch has no errors of their own for these two, on every device.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in first.lower()):
+        return f"out of memory ({first}); lower batch_size or the networks' widths, or set DNM_WORKERS=1"
+    if isinstance(error, RuntimeError | AssertionError) and ("NVIDIA" in first or "CUDA enabled" in first):
+        return f"execution.device is cuda, but there is none to use ({first}); write cpu, or run it where there is one"
+    return None
 
 
 def make_context(params: Path, row: str) -> Context:
@@ -74,12 +101,39 @@ def make_context(params: Path, row: str) -> Context:
         SettingsError: the settings cannot be used, or the row does not exist.
     """
     settings = load(params)
+    own = ROOT / settings.params_file
+    if own.exists() and not own.samefile(params):
+        # What it gives would stand where the results of the scale's own settings belong.
+        raise SettingsError(
+            f"{params}: scale is {settings.scale}, whose settings are {own}; expected another scale or that file"
+        )
     rows = settings.image_classification
     if row and row not in rows:
         raise SettingsError(f"{params}: row {row!r} does not exist; the rows are {', '.join(rows)}")
     _demand_own_library()
     environment.apply(settings.execution)
     return Context(settings, ROOT, row)
+
+
+def _end_with_pipeline() -> None:
+    """Ends this process soon after a `dvc` above it is gone: one that was killed cannot end what it had started."""
+    # DVC brings it; where there is none, there is no pipeline to end with.
+    with contextlib.suppress(ImportError):
+        import psutil
+
+        above = [process for process in psutil.Process().parents() if _is_dvc(process.cmdline())]
+        if above:
+            threading.Thread(target=_wait_and_end, args=(above[0].wait,), daemon=True).start()
+
+
+def _is_dvc(command: list[str]) -> bool:
+    return any(Path(part).name == "dvc" for part in command[:4])
+
+
+def _wait_and_end(wait: Callable[[], object]) -> None:
+    wait()
+    print("the pipeline that started this stage is gone: ending", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _demand_own_library() -> None:

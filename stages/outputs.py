@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,18 @@ def read_json(path: Path) -> Any:
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Writes rows under the named columns; floats are written in full, None as an empty cell."""
+    write_text(path, csv_text(rows, columns))
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """What `write_csv` writes."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     for row in rows:
         # NumPy's floats are floats too, but say so in their repr.
         writer.writerow({key: repr(float(value)) if isinstance(value, float) else value for key, value in row.items()})
-    write_text(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -68,8 +74,12 @@ class Locked(RuntimeError):
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds a lock for outputs at `path`: a stage whose parent was killed may still be writing them.
+def exclusive(path: Path, patience: float = 5.0) -> Iterator[None]:
+    """Holds a lock for outputs at `path`: two processes that write the same ones would mix them.
+
+    Args:
+        path: of the lock.
+        patience: seconds to wait for one that holds it, which may be about to end with a pipeline that was killed.
 
     Raises:
         Locked: another process holds it.
@@ -77,11 +87,25 @@ def exclusive(path: Path) -> Iterator[None]:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(f"{path} is locked: another process is writing this stage's outputs; wait or end it") from None
+    deadline = time.monotonic() + patience
+    with path.open("a+") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise Locked(
+                    f"{path} is locked: process {holder} is writing this stage's outputs; wait until it has ended, or "
+                    "end it"
+                ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
         yield
 
 

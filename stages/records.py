@@ -49,6 +49,7 @@ def fingerprint(job: Job, data_hash: str, code: str) -> str:
     content["settings"] = {key: value for key, value in content["settings"].items() if key not in ignored}
     content["execution"].pop("keep_records")
     content.pop("data")
+    content.pop("checkpoint")
     text = json.dumps([content, data_hash, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -56,6 +57,11 @@ def fingerprint(job: Job, data_hash: str, code: str) -> str:
 def path(root: Path, scale: str, row: str, arm: str, seed: int) -> Path:
     """Where the record of a trial lies."""
     return root / "records" / scale / row / f"{arm}-{seed}.json"
+
+
+def scratch(root: Path, mark: str) -> Path:
+    """Where a trial of this fingerprint leaves what an ended stage goes on from."""
+    return root / "runs" / mark
 
 
 def find(file: Path, wanted: str) -> dict[str, Any] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -89,6 +90,7 @@ def train(
     growth: Growth | None = None,
     probe_size: int = 256,
     precision: str = "float32",
+    checkpoint: Path | None = None,
     after_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Run:
     """Trains `model` in place for `total_steps` optimizer steps, or fewer where early stopping ends it.
@@ -103,6 +105,8 @@ def train(
         growth: when and how to grow; None trains a fixed network.
         probe_size: training samples that the detector looks at and that edits are checked on.
         precision: "float32", or "bfloat16" for autocast.
+        checkpoint: file that is written after every epoch; where it exists, the run goes on from it, bit for bit. It
+            must come from the same arguments.
         after_epoch: called with every finished epoch.
 
     Returns:
@@ -120,11 +124,14 @@ def train(
     step_flops = _step_flops(model, train_split, settings)
     run = Run()
     best, waited = math.inf, 0
+    if checkpoint is not None and checkpoint.exists():
+        run, best, waited = _resume(checkpoint, model, optimizer, engine, (order, augmentation))
+        step_flops = _step_flops(model, train_split, settings)
     autocast = (
         contextlib.nullcontext if precision == "float32" else lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     )
     model.train()
-    while run.steps < total_steps:
+    while run.steps < total_steps and not (settings.early_stopping and waited >= settings.patience):
         total_loss, in_epoch, rate = torch.zeros((), device=device), 0, 0.0
         for images, labels in train_split.epoch(settings.batch_size, order, augmentation, settings.flip):
             rate = learning_rate(settings, run.steps, total_steps)
@@ -154,8 +161,8 @@ def train(
             )
         waited = 0 if epoch.validation_loss < best else waited + 1
         best = min(best, epoch.validation_loss)
-        if settings.early_stopping and waited >= settings.patience:
-            break
+        if checkpoint is not None:
+            _keep(checkpoint, model, optimizer, engine, (order, augmentation), run, best, waited)
     if engine:
         run.events = engine.events
         run.flops += engine.flops
@@ -170,6 +177,39 @@ def _finish_epoch(model, split, run: Run, engine, rate: float, train_loss: float
     number = len(run.epochs) + 1
     run.epochs.append(Epoch(number, run.steps, flops, rate, train_loss, validation_loss, accuracy, parameters))
     return run.epochs[-1]
+
+
+def _keep(file: Path, model, optimizer, engine, generators, run: Run, best: float, waited: int) -> None:
+    """Writes all that the next epoch depends on, atomically."""
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "engine": engine.state_dict() if engine else None,
+        "generators": [generator.get_state() for generator in generators],
+        "random": torch.get_rng_state(),
+        "epochs": [asdict(epoch) for epoch in run.epochs],
+        "flops": run.flops,
+        "steps": run.steps,
+        "best": best,
+        "waited": waited,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    torch.save(content, partial)
+    partial.replace(file)
+
+
+def _resume(file: Path, model, optimizer, engine, generators) -> tuple[Run, float, int]:
+    content = torch.load(file, weights_only=True, map_location="cpu")
+    if engine:
+        engine.load_state_dict(content["engine"])
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    for generator, state in zip(generators, content["generators"], strict=True):
+        generator.set_state(state)
+    torch.set_rng_state(content["random"])
+    epochs = [Epoch(**values) for values in content["epochs"]]
+    return Run(epochs, [], content["flops"], content["steps"]), content["best"], content["waited"]
 
 
 def _step_flops(model: nn.Module, split: task.Split, settings: Training) -> int:

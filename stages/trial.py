@@ -34,6 +34,7 @@ class Job:
         seed: seed of weights, data order and augmentation.
         widths: architecture; None takes the arm's own from the settings.
         flops: training FLOPs to spend; None trains for the epochs of the settings.
+        checkpoint: file from which an unfinished trial goes on; empty starts from nothing and keeps nothing.
     """
 
     row: str
@@ -44,6 +45,7 @@ class Job:
     seed: int
     widths: task.Widths | None = None
     flops: int | None = None
+    checkpoint: str = ""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def run(job: Job) -> dict[str, Any]:
         growth=_growth(job, data, total_steps) if job.arm == "dnm" else None,
         probe_size=job.settings.dnm.probe_size,
         precision=job.execution.precision,
+        checkpoint=Path(job.checkpoint) if job.checkpoint else None,
     )
     test_loss, test_accuracy = task.evaluate(model, _split(data, "test", job))
     return {

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -30,6 +31,10 @@ def workers() -> int:
     return int(text)
 
 
+class WorkerEnded(RuntimeError):
+    """A trial's process was ended from outside."""
+
+
 def run(
     task: Callable[[JobType], Any],
     jobs: Sequence[JobType],
@@ -41,7 +46,7 @@ def run(
     """Runs `task` on every job, each in a process of its own, and returns the results in the order of the jobs.
 
     The number of workers changes nothing but the time. An exception in a trial, Ctrl-C or a termination signal ends
-    every child and is raised here.
+    every child and is raised here; a child that is ended from outside raises `WorkerEnded`.
 
     Args:
         task: a module-level function of one job.
@@ -67,7 +72,13 @@ def run(
         futures = {executor.submit(task, job): number for number, job in enumerate(jobs)}
         for future in as_completed(futures):
             number = futures[future]
-            results[number] = future.result()
+            try:
+                results[number] = future.result()
+            except BrokenProcessPool as error:
+                raise WorkerEnded(
+                    f"{title}: the process of a trial was ended from outside (too little memory?); finished trials and "
+                    "epochs are kept: run it again, with DNM_WORKERS=1 if memory is short"
+                ) from error
             finished(jobs[number], results[number])
             progress.advance()
     except BaseException:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stages import environment
-from stages.settings import Dnm, Execution, Networks, Row, Synthetic, Training
+from stages.data.settings import Synthetic
+from stages.settings import Dnm, Execution, Networks, Row, Training
 
 EXECUTION = Execution(cpu_caps=True, threads=1, device="cpu", precision="float32", keep_records=False)
 
@@ -64,10 +65,10 @@ def tiny_row() -> Row:
 def tiny_data(tiny_row: Row, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared data of `tiny_row`: 96 training, 24 validation and 60 test images."""
     from stages.data import splits
-    from stages.prepare import _synthetic
+    from stages.data.registry import load
 
     path = tmp_path_factory.mktemp("prepared") / "tiny.safetensors"
-    splits.save(path, _synthetic(tiny_row.data))
+    splits.save(path, load(tiny_row.data, path.parent))
     return path
 
 

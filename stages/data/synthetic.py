@@ -5,10 +5,8 @@ from one small bank, and every class has at least one stroke in common with anot
 classes apart is the arrangement. A sample is a skeleton under affine jitter, with wobbling control points and random
 width and colour, over a wavy texture and stray strokes from the same bank.
 
-The same arguments give the same bits on any CPU: only operations that IEEE 754 rounds exactly are used (no sine,
-exponential or matrix product, whose last bits depend on the instruction set), and of NumPy's generators only the raw
-uniform numbers. Samples are drawn in whole chunks, each from its own stream, so that sample `i` of a split does not
-depend on how many are asked for.
+The same arguments give the same bits on any CPU (`stages.data.exact`). Samples are drawn in whole chunks, each from its
+own stream, so that sample `i` of a split does not depend on how many are asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.data.errors import DataError
+from stages.data.exact import choose, direction, pixel_centres, stream, to_bytes, uniform
 from stages.data.splits import Images
 
 MAX_STROKES = 4
@@ -110,7 +109,7 @@ def generate(
             )
     if channels not in (1, 3):
         raise DataError(f"synthetic: channels is {channels}, expected 1 or 3")
-    skeletons = _make_skeletons(classes, _stream(seed, _CLASSES, 0))
+    skeletons = _make_skeletons(classes, stream(seed, _CLASSES, 0))
     ranges = _Ranges.of(difficulty)
     splits = [
         _draw_split(skeletons, ranges, num, size, channels, seed, split)
@@ -125,20 +124,6 @@ def generate(
     return splits[0], splits[1], tuple(f"figure_{number}" for number in range(classes))
 
 
-def _stream(seed: int, stream: int, chunk: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream, chunk))))
-
-
-def _uniform(random: np.random.Generator, low: float, high: float, *shape: int) -> np.ndarray:
-    """Uniform numbers, float32, `shape`."""
-    return np.float32(low) + random.random(shape, dtype=np.float32) * np.float32(high - low)
-
-
-def _choose(random: np.random.Generator, num: int, *shape: int) -> np.ndarray:
-    """Whole numbers below `num`, `shape`."""
-    return (random.random(shape) * num).astype(np.int64)
-
-
 def _make_skeletons(classes: int, random: np.random.Generator, candidates: int = 8) -> _Skeletons:
     """Draws the classes one by one, each the one of `candidates` figures that is furthest from all before it."""
     bank = _make_bank(4 + classes // 3, random)
@@ -147,13 +132,13 @@ def _make_skeletons(classes: int, random: np.random.Generator, candidates: int =
     # Whole numbers: sums and ties are exact.
     maps = np.zeros((classes, 100), np.int64)
     for number in range(classes):
-        figures = _place(bank[_choose(random, len(bank), candidates, MAX_STROKES)], random)
-        strokes = 2 + _choose(random, MAX_STROKES - 1, candidates)
+        figures = _place(bank[choose(random, len(bank), candidates, MAX_STROKES)], random)
+        strokes = 2 + choose(random, MAX_STROKES - 1, candidates)
         shown = np.arange(MAX_STROKES) < strokes[:, None]
         if number:
             # One stroke comes from an earlier class, or two if there is a third to differ in. So class 0 has a
             # relative too: the only ancestor that class 1 can have.
-            parents = _choose(random, number, candidates)
+            parents = choose(random, number, candidates)
             available = present[parents].sum(axis=1)
             taken = (random.random(candidates) * available).astype(np.int64)
             figures[:, 0] = points[parents, taken]
@@ -171,9 +156,9 @@ def _make_skeletons(classes: int, random: np.random.Generator, candidates: int =
 
 def _make_bank(shapes: int, random: np.random.Generator) -> np.ndarray:
     """Strokes around the origin, float32, `shapes x 3 x 2`, with directions spread over the half circle."""
-    spread = (np.arange(shapes, dtype=np.float32) + _uniform(random, 0.2, 0.8, shapes)) / np.float32(shapes)
-    cosine, sine = _direction(2 * spread - 1)
-    half, bend = _uniform(random, 0.16, 0.30, shapes), _uniform(random, -0.35, 0.35, shapes)
+    spread = (np.arange(shapes, dtype=np.float32) + uniform(random, 0.2, 0.8, shapes)) / np.float32(shapes)
+    cosine, sine = direction(2 * spread - 1)
+    half, bend = uniform(random, 0.16, 0.30, shapes), uniform(random, -0.35, 0.35, shapes)
     along = np.stack([cosine, sine], axis=-1) * half[:, None]
     across = np.stack([-sine, cosine], axis=-1) * bend[:, None]
     return np.stack([-along - across / 2, across, along - across / 2], axis=1)
@@ -181,14 +166,8 @@ def _make_bank(shapes: int, random: np.random.Generator) -> np.ndarray:
 
 def _place(strokes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Puts strokes (`... x 3 x 2`) at random places of the unit square."""
-    centres = _uniform(random, 0.2, 0.8, *strokes.shape[:-2], 1, 2)
+    centres = uniform(random, 0.2, 0.8, *strokes.shape[:-2], 1, 2)
     return np.clip(strokes + centres, np.float32(0.08), np.float32(0.92))
-
-
-def _direction(tangent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of an angle, given the tangent of its half."""
-    square = tangent * tangent
-    return (1 - square) / (1 + square), 2 * tangent / (1 + square)
 
 
 def _draw_split(
@@ -200,7 +179,7 @@ def _draw_split(
     images = np.empty((num, size, size, channels), np.uint8)
     labels = np.empty(num, np.int64)
     for start in range(0, num, chunk):
-        random = _stream(seed, split, start // chunk)
+        random = stream(seed, split, start // chunk)
         drawn_labels = np.argsort(random.random((rounds, classes)), axis=1, kind="stable").reshape(-1)
         drawn = _draw(skeletons, ranges, drawn_labels, size, channels, random)
         stop = min(start + chunk, num)
@@ -213,24 +192,24 @@ def _draw(
 ) -> np.ndarray:
     """Draws one sample for each label: uint8, `num x size x size x channels`."""
     num = len(labels)
-    figures = skeletons.points[labels] + _uniform(random, -ranges.wobble, ranges.wobble, num, MAX_STROKES, 3, 2)
+    figures = skeletons.points[labels] + uniform(random, -ranges.wobble, ranges.wobble, num, MAX_STROKES, 3, 2)
     figures = _jitter(figures, ranges, random)
-    width = _uniform(random, 0.06, 0.11, num, 1)
+    width = uniform(random, 0.06, 0.11, num, 1)
 
-    base = _uniform(random, 0.25, 0.75, num, 1, 1, channels)
+    base = uniform(random, 0.25, 0.75, num, 1, 1, channels)
     # Towards black or white, whichever has more room: what is left of the contrast is what the range says.
     brightness = base.sum(axis=-1, keepdims=True) / np.float32(channels)
-    side = np.where(brightness < _uniform(random, 0.4, 0.6, num, 1, 1, 1), np.float32(1), np.float32(-1))
-    depth = _uniform(random, 1.0, 1.4, num, 1, 1, channels) * np.float32(ranges.contrast)
+    side = np.where(brightness < uniform(random, 0.4, 0.6, num, 1, 1, 1), np.float32(1), np.float32(-1))
+    depth = uniform(random, 1.0, 1.4, num, 1, 1, channels) * np.float32(ranges.contrast)
     ink = base + side * depth
 
     canvas = base + _texture(ranges, num, size, channels, random)
     for _ in range(ranges.stray):
-        shapes = skeletons.bank[_choose(random, len(skeletons.bank), num, 1)]
-        strays = _place(shapes * _uniform(random, 0.4, 0.8, num, 1, 1, 1), random)
+        shapes = skeletons.bank[choose(random, len(skeletons.bank), num, 1)]
+        strays = _place(shapes * uniform(random, 0.4, 0.8, num, 1, 1, 1), random)
         sign = np.where(random.random((num, 1, 1, 1)) < 0.5, np.float32(1), np.float32(-1))
-        stray_width = _uniform(random, 0.06, 0.11, num, 1)
-        stray_ink = base + sign * np.float32(ranges.stray_contrast) * depth * _uniform(random, 0.6, 1.0, num, 1, 1, 1)
+        stray_width = uniform(random, 0.06, 0.11, num, 1)
+        stray_ink = base + sign * np.float32(ranges.stray_contrast) * depth * uniform(random, 0.6, 1.0, num, 1, 1, 1)
         shown = np.ones((num, 1), bool)
         cover = _coverage(strays, shown, stray_width, size, _STRAY_SEGMENTS)[..., None]
         canvas += cover * (stray_ink - canvas)
@@ -238,18 +217,18 @@ def _draw(
     canvas += cover * (ink - canvas)
     # The sum of two uniform numbers is near enough to a normal one, and exact.
     for _ in range(2):
-        canvas += _uniform(random, -ranges.noise / 2, ranges.noise / 2, num, size, size, channels)
-    return np.floor(np.clip(canvas, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+        canvas += uniform(random, -ranges.noise / 2, ranges.noise / 2, num, size, size, channels)
+    return to_bytes(canvas)
 
 
 def _jitter(figures: np.ndarray, ranges: _Ranges, random: np.random.Generator) -> np.ndarray:
     """Figures (`num x strokes x 3 x 2`) scaled, sheared, turned around the centre and shifted."""
     num = len(figures)
     across, down, shear, shift_x, shift_y, turn = (
-        _uniform(random, -high, high, num, 1, 1)
+        uniform(random, -high, high, num, 1, 1)
         for high in (ranges.scale, ranges.scale, ranges.shear, ranges.shift, ranges.shift, ranges.turn)
     )
-    cosine, sine = _direction(turn)
+    cosine, sine = direction(turn)
     half = np.float32(0.5)
     x, y = (figures[..., 0] - half) * (1 + across), (figures[..., 1] - half) * (1 + down)
     x = x + shear * y
@@ -258,14 +237,14 @@ def _jitter(figures: np.ndarray, ranges: _Ranges, random: np.random.Generator) -
 
 def _texture(ranges: _Ranges, num: int, size: int, channels: int, random: np.random.Generator) -> np.ndarray:
     """A sum of three waves and a slope, around zero: float32, `num x size x size x channels`."""
-    grid = _grid(size)
+    grid = pixel_centres(size)
     total = np.zeros((num, size, size, channels), np.float32)
     for high in (1.0, 3.0, 6.0):
-        along_x, along_y = _uniform(random, -high, high, 2, num, 1, 1)
-        phase = _uniform(random, 0, 1, num, 1, 1)
+        along_x, along_y = uniform(random, -high, high, 2, num, 1, 1)
+        phase = uniform(random, 0, 1, num, 1, 1)
         place = along_x * grid + along_y * grid[:, None] + phase
         wave = _wave(place)
-        amplitude = _uniform(random, -ranges.texture / 2, ranges.texture / 2, num, 1, 1, channels)
+        amplitude = uniform(random, -ranges.texture / 2, ranges.texture / 2, num, 1, 1, channels)
         total += wave[..., None] * amplitude
     return total
 
@@ -274,11 +253,6 @@ def _wave(place: np.ndarray) -> np.ndarray:
     """A smooth wave of period 1 between -1 and 1, made of parabolas."""
     centred = 2 * (place - np.floor(place)) - 1
     return 4 * centred * (1 - np.abs(centred))
-
-
-def _grid(size: int) -> np.ndarray:
-    """The pixels' centres in the unit interval."""
-    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
 
 
 def _coverage(strokes: np.ndarray, shown: np.ndarray, width: np.ndarray, size: int, segments: int) -> np.ndarray:
@@ -299,7 +273,7 @@ def _coverage(strokes: np.ndarray, shown: np.ndarray, width: np.ndarray, size: i
     first, middle, last = (strokes[:, :, None, point] for point in range(3))
     line = left * left * first + 2 * left * time * middle + time * time * last
     line = np.where(shown[:, :, None, None], line, np.float32(100))
-    grid = _grid(size)
+    grid = pixel_centres(size)
     nearest = np.full((len(strokes), size, size), 1e9, np.float32)
     for stroke in range(strokes.shape[1]):
         for segment in range(segments):

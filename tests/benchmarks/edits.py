@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dnm
-from dnm.cost import _Counter
-from dnm.graph import traced
+from dnm.cost import Flops, _Counter
 from dnm.operators import divide
 from dnm.recording import untouched
 
@@ -60,7 +59,7 @@ def resnet(name: str = "resnet50", size: int = 224, batch: int = 2) -> tuple[nn.
 def trace_and_divide(model: nn.Module, group: str, images: Tensor) -> None:
     """Tracing and one division without the engine's checks, taken back at the end (which costs nothing)."""
     edit = dnm.Divide(group, (0,))
-    graph, _ = traced(model, images)
+    graph = dnm.trace(model, images)
     divide.carry_out(model, edit, divide.plan(model, graph, edit, images))()
 
 
@@ -88,23 +87,26 @@ def checks(batch: int, rounds: int = 3) -> tuple[float, float]:
     """ResNet-50: what the engine's own checks add to tracing and dividing, in forward passes on the example inputs.
 
     Returns:
-        The passes, counted in samples: one on all of them, and two in train mode on four. And their time over a pass's.
+        By FLOPs counted, those of tracing and dividing left out; and by time.
     """
     model, images = resnet(batch=batch)
     edit = dnm.Divide(LAYER, (0,))
-    samples: list[int] = []
-    hook = model.register_forward_pre_hook(lambda module, inputs: samples.append(len(inputs[0])))
-    trace_and_divide(model, LAYER, images)
-    bare = sum(samples)
-    dnm.apply(model, edit, images).undo()
-    hook.remove()
+    flops = []
+    for call in (
+        partial(forward, model, images),
+        partial(trace_and_divide, model, LAYER, images),
+        lambda: dnm.apply(model, edit, images).undo(),
+    ):
+        with Flops() as spent:
+            call()
+        flops.append(spent.flops)
     seconds = medians(
         rounds,
         forward=partial(forward, model, images),
         bare=partial(trace_and_divide, model, LAYER, images),
         whole=lambda: dnm.apply(model, edit, images).undo(),
     )
-    return (sum(samples) - 2 * bare) / batch, (seconds["whole"] - seconds["bare"]) / seconds["forward"]
+    return (flops[2] - flops[1]) / flops[0], (seconds["whole"] - seconds["bare"]) / seconds["forward"]
 
 
 def against_torch_pruning(rounds: int = 9) -> dict[str, float]:
@@ -204,7 +206,7 @@ def memory() -> dict[str, int]:
         `edited`: of the tensors that change; `model`: of all tensors.
     """
     model, images = resnet(size=64)
-    graph, _ = traced(model, images)
+    graph = dnm.trace(model, images)
     group = max((g for g in graph.groups if g.divisible), key=lambda g: sum(m.reads for m in g.members))
     edit = dnm.Divide(group.name, (0,))
     state = model.state_dict()

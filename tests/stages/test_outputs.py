@@ -113,7 +113,8 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with outputs.exclusive(lock):
         refused = try_to_lock(lock)
         assert refused.returncode != 0
-        assert f"{lock} is locked: another process is writing this stage's outputs; wait or end it" in refused.stderr
+        who = f"process {os.getpid()} is writing this stage's outputs"
+        assert f"{lock} is locked: {who}; wait until it has ended, or end it" in refused.stderr
         assert refused.stdout == ""
     assert try_to_lock(lock).stdout == "mine\n"
 

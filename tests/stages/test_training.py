@@ -222,6 +222,61 @@ def test_the_same_seed_gives_the_same_bits(settings, tiny_row, train_and_validat
     assert not same_bits(one, different)
 
 
+class Ended(Exception):
+    """In place of a process that is killed."""
+
+
+@pytest.mark.parametrize("arm, grows", [("baseline", False), ("start", True)])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_an_ended_run_goes_on_with_the_same_bits(
+    settings, tiny_row, train_and_validation, tmp_path, arm: str, grows: bool, optimizer: str
+) -> None:
+    """Ended in every epoch in turn, before and after events: each time one more epoch is kept."""
+    settings = dataclasses.replace(settings, optimizer=optimizer)
+    file = tmp_path / "runs" / "checkpoint.pt"
+
+    def once(checkpoint: Path | None, last: int = 99) -> tuple[nn.Module, training.Run]:
+        def end(epoch: training.Epoch) -> None:
+            seen.append(epoch.epoch)
+            if epoch.epoch == last:
+                raise Ended
+
+        model = network(tiny_row, arm)
+        plan = growth(tiny_row, 2, 14) if grows else None
+        return model, training.train(
+            model, *train_and_validation, settings, seed=3, total_steps=27, growth=plan, probe_size=32,
+            checkpoint=checkpoint, after_epoch=end,
+        )  # fmt: skip
+
+    seen: list[int] = []
+    whole, expected = once(None)
+    seen.clear()
+    for last in (1, 2, 3, 4):
+        torch.manual_seed(last)
+        with pytest.raises(Ended):
+            once(file, last)
+    model, run = once(file)
+    assert seen == [1, 1, 2, 2, 3, 3, 4, 4, 5]
+    assert same_bits(whole, model)
+    assert run == expected
+    assert len(run.events) == (2 if grows else 0)
+    assert [item.name for item in file.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_an_ended_run_that_was_stopped_early_stays_stopped(settings, tiny_row, train_and_validation, tmp_path) -> None:
+    stopping = dataclasses.replace(settings, early_stopping=True, patience=1, learning_rate=50.0)
+    file = tmp_path / "checkpoint.pt"
+
+    def once() -> training.Run:
+        return training.train(
+            network(tiny_row), *train_and_validation, stopping, seed=0, total_steps=600, checkpoint=file
+        )
+
+    first = once()
+    assert len(first.epochs) < 100
+    assert once() == first
+
+
 def test_every_arm_sees_the_same_batches(settings, tiny_row, train_and_validation, monkeypatch) -> None:
     real = task.Split.batch
 

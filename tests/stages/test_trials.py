@@ -66,6 +66,17 @@ def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_
         assert multiprocessing.active_children() == []
 
 
+def end_hard(job: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_trial_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNM_WORKERS", "2")
+    with pytest.raises(trials.WorkerEnded, match=r"tiny: the process of a trial was ended .* run it again"):
+        trials.run(end_hard, [1, 2, 3], title="tiny", preload=())
+    assert multiprocessing.active_children() == []
+
+
 def test_no_jobs_no_processes() -> None:
     assert trials.run(len, [], title="none") == []
 

@@ -10,6 +10,7 @@ import pytest
 
 from stages.data import synthetic
 from stages.data.errors import DataError
+from stages.data.exact import stream
 from stages.data.splits import Images
 
 DEFAULTS = {"classes": 10, "size": 16, "channels": 3, "train": 300, "test": 260, "difficulty": 0.5, "seed": 0}
@@ -84,7 +85,7 @@ def test_size_and_channels(size, channels):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_classes_are_distinct_and_share_strokes(seed):
-    skeletons = synthetic._make_skeletons(40, synthetic._stream(seed, 0, 0))
+    skeletons = synthetic._make_skeletons(40, stream(seed, 0, 0))
     strokes = [
         {stroke.tobytes() for stroke in points[present]}
         for points, present in zip(skeletons.points, skeletons.present, strict=True)
@@ -99,7 +100,7 @@ def test_figures_stand_out_from_their_background():
     # At difficulty 0 the brightness along a class's strokes differs from the rest in either direction.
     train, _, _ = generate(difficulty=0.0, train=400)
     grey = train.images.astype(np.float64).mean(axis=3)
-    skeletons = synthetic._make_skeletons(10, synthetic._stream(0, 0, 0))
+    skeletons = synthetic._make_skeletons(10, stream(0, 0, 0))
     cover = synthetic._coverage(skeletons.points, skeletons.present, np.full((10, 1), 0.08, np.float32), 16, 6) > 0.5
     contrast = [
         abs(image[cover[one]].mean() - image[~cover[one]].mean()) for image, one in zip(grey, train.labels, strict=True)

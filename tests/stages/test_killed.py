@@ -1,0 +1,158 @@
+"""A pipeline that is killed, in whatever process and at whatever moment, is finished by running it again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = ("dvc", "stage", "worker")
+TRIALS = 8
+# How many trials are finished, and the seconds after that.
+MOMENTS = [
+    (TARGETS[number % 3], random.Random(number).randrange(TRIALS - 1), random.Random(number).uniform(0.0, 0.5))
+    for number in range(10)
+]
+# Of one target each; the others run nightly.
+FEW = [pytest.param(*moment, marks=() if number < 3 else pytest.mark.nightly) for number, moment in enumerate(MOMENTS)]
+
+
+def environment() -> dict[str, str]:
+    own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DNM_WORKERS": "2"}
+    return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def start(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "morphogenesis@cifar10", "baseline@cifar10"], cwd=folder,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(folder: Path) -> str:
+    process = start(folder)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    files = sorted((folder / "metrics").rglob("*"))
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in files
+        if file.is_file() and "machine" not in file.parts
+    }
+
+
+def clean(folder: Path) -> None:
+    for name in ("metrics", "runs", ".dvc/cache", ".dvc/tmp", "data", "mlflow.db", "mlartifacts"):
+        path = folder / name
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, bytes]]]:
+    """A copy of the pipeline with one small row, and its results."""
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    folder.mkdir()
+    for name in ("dnm", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    yaml = YAML()
+    content = yaml.load(ROOT / "params.yaml")
+    row = content["image_classification"]["cifar10"]
+    row["seeds"] = 2
+    row["data"] |= {"train": 250, "test": 200}
+    row["training"]["epochs"] = 20
+    content["image_classification"] = {"cifar10": row}
+    with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, env=environment(), check=True)
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    finish(folder)
+    yield folder, results(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def victim(process: subprocess.Popen, target: str) -> psutil.Process | None:
+    """The process to kill, or None where there is none of the kind at the moment."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    stages = [
+        item for item in below if any(part.startswith("stages.") for part in item.cmdline()) and "-m" in item.cmdline()
+    ]
+    stages = [item for item in stages if "python" in item.name()]
+    if target == "dvc":
+        return psutil.Process(process.pid)
+    if not stages:
+        return None
+    workers = [item for item in stages[0].children(recursive=True) if "forkserver" in " ".join(item.cmdline())]
+    # The fork server itself has the same command line; its children are the workers.
+    workers = [item for item in workers if item.children() == []]
+    return stages[0] if target == "stage" else (workers[-1] if workers else None)
+
+
+def wait_for(folder: Path, process: subprocess.Popen, trials: int) -> None:
+    """Until so many trials are finished, or the process is."""
+    seen: set[Path] = set()
+    while len(seen) < trials and process.poll() is None:
+        seen |= set((folder / "runs").glob("*/result.json"))
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("target, trials, delay", FEW)
+def test_it_is_finished_by_running_it_again(pipeline, target: str, trials: int, delay: float) -> None:
+    folder, expected = pipeline
+    clean(folder)
+    process = start(folder)
+    wait_for(folder, process, trials)
+    time.sleep(delay)
+    killed, left = None, []
+    while killed is None and process.poll() is None:
+        try:
+            killed = victim(process, target)
+            if killed is not None:
+                left = [killed, *killed.children(recursive=True)]
+                killed.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            killed = None
+        time.sleep(0.02)
+    process.communicate(timeout=60)
+    assert killed is not None, f"no {target} was running any more"
+    assert process.returncode != 0
+    # Whatever the killed process had started ends by itself.
+    _, alive = psutil.wait_procs(left, timeout=20)
+    assert alive == []
+    finish(folder)
+    assert results(folder) == expected
+    assert not list((folder / "runs").glob("*/checkpoint.pt"))
+
+
+def test_a_second_pipeline_says_so_and_ends(pipeline) -> None:
+    folder, expected = pipeline
+    clean(folder)
+    first = start(folder)
+    # Its first long stage.
+    while not list((folder / "runs").glob("*/checkpoint.pt")) and first.poll() is None:
+        time.sleep(0.05)
+    second = start(folder)
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode != 0
+    assert "is busy" in said or "is locked" in said or "another DVC process" in said, said
+    first.communicate(timeout=300)
+    assert first.returncode == 0
+    assert results(folder) == expected

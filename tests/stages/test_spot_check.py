@@ -1,0 +1,101 @@
+"""A record is believed because running its trial again gives it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages import arms, cli, outputs, records, spot_check
+from stages.settings import Row, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def context(tmp_path: Path, tiny_row: Row, tiny_data: Path, execution, monkeypatch: pytest.MonkeyPatch) -> cli.Context:
+    """A scale of one row with records of all arms, one seed each."""
+    monkeypatch.setenv("DNM_WORKERS", "1")
+    for folder in ("dnm", "stages"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    keeping = dataclasses.replace(execution, keep_records=True)
+    settings = Settings(
+        scale="tiny", root=".", params_file="params.yaml", execution=keeping,
+        image_classification={"strokes": dataclasses.replace(tiny_row, seeds=1)},
+    )  # fmt: skip
+    context = cli.Context(settings, tmp_path, "strokes")
+    context.data.parent.mkdir(parents=True)
+    shutil.copy(tiny_data, context.data)
+    outputs.write_json(context.metrics / "prepare" / "strokes.json", {"sha256": "of the data", "source": "strokes"})
+    results = arms.run(context, [arms.job(context, arm, 0) for arm in ("baseline", "dnm")], "two")
+    arms.run(context, [arms.job(context, arm, 0, results[1]) for arm in ("scratch", "start")], "controls")
+    return context
+
+
+def test_records_of_today(context: cli.Context, capsys: pytest.CaptureFixture) -> None:
+    found = spot_check.states(context)
+    assert [(state.arm, state.today) for state in found] == [
+        ("baseline", True), ("dnm", True), ("scratch", True), ("start", True)
+    ]  # fmt: skip
+    spot_check.main(dataclasses.replace(context, row_name=""))
+    said = capsys.readouterr().out
+    # One of the cheaper half.
+    assert said.endswith("seed 0: the same bits\n")
+    assert "baseline" not in said
+
+
+def change_a_digit(context: cli.Context, arm: str) -> None:
+    file = records.path(context.root, "tiny", "strokes", arm, 0)
+    record = outputs.read_json(file)
+    record["result"]["figures"]["test_loss"] += 1e-15
+    outputs.write_json(file, record)
+
+
+def test_a_forged_digit_is_found(context: cli.Context, capsys: pytest.CaptureFixture) -> None:
+    for arm in ("baseline", "dnm", "scratch", "start"):
+        change_a_digit(context, arm)
+    with pytest.raises(SystemExit) as ended:
+        spot_check.main(dataclasses.replace(context, row_name=""))
+    assert ended.value.code == 1
+    assert "FAILED, other figures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "file, left",
+    [("dnm/operators/divide.py", ["baseline", "scratch", "start"]), ("stages/training.py", [])],
+)
+def test_records_of_other_code_are_told(context: cli.Context, capsys, file: str, left: list[str]) -> None:
+    with (context.root / file).open("a", encoding="utf-8") as stream:
+        stream.write("# another line\n")
+    assert [state.arm for state in spot_check.states(context) if state.today] == left
+    if left:
+        spot_check.main(dataclasses.replace(context, row_name=""))
+        assert "1 of 4 records are of other settings, data or code: dnm-0\n" in capsys.readouterr().out
+    else:
+        with pytest.raises(SystemExit):
+            spot_check.main(dataclasses.replace(context, row_name=""))
+        assert "FAILED, no record is of today's settings, data and code; run the scale again" in capsys.readouterr().err
+
+
+def test_a_scale_without_records(context: cli.Context, execution) -> None:
+    settings = dataclasses.replace(context.settings, execution=execution)
+    with pytest.raises(cli.UserError, match=r"keep_records is false, .* `make verify`"):
+        spot_check.main(dataclasses.replace(context, settings=settings))
+
+
+def test_what_an_ended_stage_left_is_used_and_then_gone(
+    context: cli.Context, execution, monkeypatch: pytest.MonkeyPatch, make_job: Callable
+) -> None:
+    """Without records, finished trials lie under runs/ until the stage has written its results."""
+    context = dataclasses.replace(context, settings=dataclasses.replace(context.settings, execution=execution))
+    jobs = [arms.job(context, "baseline", 0)]
+    first = arms.run(context, jobs, "first")
+    left = sorted(path.name for path in records.scratch(context.root, first[0]["fingerprint"]).iterdir())
+    assert left == ["result.json"]
+    monkeypatch.setattr(arms.trials, "run", lambda task, todo, **options: [None for _ in todo])
+    assert arms.run(context, jobs, "again") == first
+    arms.write(context, "baseline", first, 0.0)
+    assert not records.scratch(context.root, first[0]["fingerprint"]).exists()
