@@ -18,6 +18,8 @@ CPU_CAPS = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
 }
+# Without it torch's deterministic algorithms refuse every matrix product on a GPU.
+CUDA = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -30,6 +32,8 @@ def apply(execution: Execution) -> None:
     wanted = dict.fromkeys(THREADS, str(execution.threads))
     if execution.cpu_caps:
         wanted |= CPU_CAPS
+    if execution.device == "cuda":
+        wanted |= CUDA
     missing = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
     imported = [name for name in ("numpy", "torch") if name in sys.modules]
     if missing and imported:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from stages import cli, outputs
+from stages import cli, outputs, tracking
 from stages.statistics import ARMS
 
 COLOURS = {"baseline": "tab:gray", "start": "tab:blue", "dnm": "tab:red", "scratch": "tab:green"}
 
 
 def main(context: cli.Context) -> None:
-    """Writes `metrics/<scale>/tables/`, `metrics/<scale>/figures/` and `metrics/<scale>/machine/setup.*`."""
+    """Writes `tables/`, `figures/`, `curves.csv` and `machine/setup.*` under `metrics/<scale>/`."""
     from stages import audit, documented, tables
 
     document = documented.load()
@@ -38,8 +38,11 @@ def main(context: cli.Context) -> None:
     _write(folder / "protocol", "Training Protocols", tables.protocol(document, rows))
     _write(folder / "audit", "The document against itself", audit.audit_rows(audit.audit(document)))
     _write(context.metrics / "machine" / "setup", "Experimental Setup", _setup(context, document))
+    means: list[dict[str, Any]] = []
     for name in rows:
-        _curves(context, name, sources[name])
+        means += _curves(context, name, sources[name])
+    outputs.write_csv(context.metrics / "curves.csv", means, list(means[0]))
+    tracking.log(context, "report")
 
 
 def _write(path, title: str, lines: list[dict[str, Any]]) -> None:
@@ -77,8 +80,12 @@ def _setup(context: cli.Context, document) -> list[dict[str, Any]]:
     return lines
 
 
-def _curves(context: cli.Context, row: str, source: str) -> None:
-    """Validation accuracy over counted training FLOPs, as SVG with the same bytes every time."""
+def _curves(context: cli.Context, row: str, source: str) -> list[dict[str, Any]]:
+    """Draws validation accuracy over counted training FLOPs, as SVG with the same bytes every time.
+
+    Returns:
+        The mean curves of the arms, one mapping a point, for `dvc plots`.
+    """
     import io
 
     import matplotlib
@@ -89,6 +96,7 @@ def _curves(context: cli.Context, row: str, source: str) -> None:
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
+    means = []
     for arm, colour in COLOURS.items():
         runs = _costs_and_accuracies(context, row, arm)
         for cost, accuracy in runs:
@@ -97,12 +105,17 @@ def _curves(context: cli.Context, row: str, source: str) -> None:
         grid = np.linspace(max(cost[0] for cost, _ in runs), min(cost[-1] for cost, _ in runs), 50)
         mean = np.mean([np.interp(grid, cost, accuracy) for cost, accuracy in runs], axis=0)
         axes.plot(grid, mean, color=colour, label=arm, linewidth=2)
+        means += [
+            {"row": row, "arm": arm, "gflop": round(float(cost), 4), "validation_accuracy": round(float(accuracy), 3)}
+            for cost, accuracy in zip(grid, mean, strict=True)
+        ]
     axes.set(xlabel="training cost (GFLOP, counted)", ylabel="validation accuracy (%)", title=f"{row}: {source}")
     axes.grid(alpha=0.3)
     axes.legend(title="mean of the seeds")
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
     outputs.write_bytes(context.metrics / "figures" / f"image_classification-{row}.svg", stream.getvalue())
+    return means
 
 
 def _costs_and_accuracies(context: cli.Context, row: str, arm: str) -> list[tuple[list[float], list[float]]]:

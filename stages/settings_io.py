@@ -7,6 +7,7 @@ string, `017` is fifteen and `no` is false, and it lets a key stand twice; the f
 from __future__ import annotations
 
 import re
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,8 +32,11 @@ def read_yaml(path: Path) -> Any:
         if find_spec("ruamel") is not None and find_spec("ruamel.yaml") is not None:
             from ruamel.yaml import YAML
 
-            # The C reader that `pure` rules out is an optional extra of ruamel.yaml and follows YAML 1.1.
-            return YAML(typ="safe", pure=True).load(stream)
+            with warnings.catch_warnings():
+                # Of an anchor that stands twice, which YAML allows.
+                warnings.simplefilter("ignore")
+                # The C reader that `pure` rules out is an optional extra of ruamel.yaml and follows YAML 1.1.
+                return YAML(typ="safe", pure=True).load(stream)
         if find_spec("yaml") is not None:
             return _read_with_pyyaml(stream)
     raise ImportError(f"cannot read {path}: install ruamel.yaml (or PyYAML): pip install ruamel.yaml")

@@ -23,7 +23,7 @@ Trials = dict[str, dict[int, dict[str, float]]]
 
 
 def main(context: cli.Context) -> None:
-    """Writes `metrics/<scale>/statistics/image_classification.json`."""
+    """Writes `metrics/<scale>/statistics/image_classification.json` and, from it, `metrics/<scale>/summary.json`."""
     from stages import documented
 
     table = documented.load()
@@ -36,6 +36,24 @@ def main(context: cli.Context) -> None:
         for name, row in context.settings.image_classification.items()
     }
     outputs.write_json(context.metrics / "statistics" / "image_classification.json", content)
+    outputs.write_json(context.metrics / "summary.json", {name: summary(found) for name, found in content.items()})
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What one wants to know first of a row, for `dvc metrics diff` and `dvc exp show`.
+
+    Returns:
+        Test accuracies in percent, the improvement in points with its interval and verdict, training FLOPs and
+        parameters of dnm over baseline in percent; rounded to two decimals.
+    """
+    claims = found["claims"]
+    improvement = claims["improvement"]
+    return {
+        **{arm: round(found["arms"][arm]["test_accuracy"]["mean"], 2) for arm in ("baseline", "dnm")},
+        **{claim: round(claims[claim]["mean"], 2) for claim in CLAIMS},
+        "interval": f"[{improvement['low']:.2f}, {improvement['high']:.2f}]",
+        "verdict": improvement["verdict"],
+    }
 
 
 def read_trials(context: cli.Context, row: str) -> Trials:

@@ -6,14 +6,20 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
 from dnm import count
-from stages.settings import Cifar10, Settings, SettingsError, Synthetic, as_plain, load
+from stages import documented, settings_checks
+from stages.data import digits, pneumonia_mnist, registry
+from stages.data.errors import DataError
+from stages.data.registry import PUBLISHED, READERS
+from stages.data.settings import Digits, Files, Folder, Synthetic
+from stages.schema import SettingsError
+from stages.settings import Row, Settings, as_plain, load
 from stages.settings_io import read_yaml
 from stages.tasks import image_classification as task
 
@@ -28,8 +34,13 @@ def images_of(settings: Settings, row: str) -> tuple[int, int, int]:
     data = settings.image_classification[row].data
     if isinstance(data, Synthetic):
         return data.channels, data.size, data.classes
-    assert isinstance(data, Cifar10)
-    return 3, 32, 10
+    if isinstance(data, Digits):
+        return 1, digits.SIZE, len(digits.CLASS_NAMES)
+    if isinstance(data, Folder):
+        return 3, data.size, 1000
+    assert isinstance(data, Files)
+    found = PUBLISHED[data.source]
+    return found.channels, found.size, len(found.class_names)
 
 
 @pytest.fixture(params=SCALES, ids=lambda path: path.parent.name if path.parent != ROOT else "embedded")
@@ -44,13 +55,13 @@ def test_the_scales_load(scale_file: Path) -> None:
     assert settings.scale == ("embedded" if scale_file.parent == ROOT else scale_file.parent.name)
 
 
-def test_there_are_two_scales_at_least() -> None:
-    assert {"main", "workstation"} <= {"main" if path.parent == ROOT else path.parent.name for path in SCALES}
+def test_there_are_three_scales() -> None:
+    assert [load(path).scale for path in SCALES] == ["embedded", "paper", "workstation"]
 
 
 def test_the_pipelines_of_all_scales_are_the_same_bytes() -> None:
     copies = sorted(ROOT.glob("scales/*/dvc.yaml"))
-    assert copies
+    assert len(copies) == len(SCALES) - 1
     for file in copies:
         assert file.read_bytes() == (ROOT / "dvc.yaml").read_bytes(), file
 
@@ -64,6 +75,57 @@ def test_the_start_network_costs_at_most_35_percent_of_the_baseline(scale_file: 
             for widths in (row.networks.start, row.networks.baseline)
         )
         assert start.training <= 0.35 * baseline.training, (name, start.training / baseline.training)
+
+
+def test_every_row_of_the_document_has_an_embedded_row() -> None:
+    rows = load(ROOT / "params.yaml").image_classification
+    assert [row.documented_row for row in rows.values()] == list(documented.load().tables["image_classification"].rows)
+
+
+def test_the_paper_scale_is_the_document() -> None:
+    settings, document = load(ROOT / "scales/paper/params.yaml"), documented.load()
+    assert list(settings.image_classification) == list(document.tables["image_classification"].rows)
+    protocol = document.tables["protocol"].rows
+    for name, row in settings.image_classification.items():
+        assert (row.documented_row, row.data.source, row.protocol) == (name, name, "documented")
+        assert row.seeds == document.figure("runs", "cifar10", "runs")
+        for block, section in (("training_config", row.training), ("dnm_config", row.dnm)):
+            stated = {key: value for key, value in protocol[block].values.items() if hasattr(section, key)}
+            assert {key: getattr(section, key) for key in stated} == stated
+
+
+def test_what_the_checks_know_of_the_sources() -> None:
+    sizes = {source: found.size for source, found in PUBLISHED.items()}
+    sizes |= {"digits": digits.SIZE, "pneumonia_mnist": pneumonia_mnist._SIZE}
+    assert sizes == settings_checks.SIZES
+    # The others have a setting for it.
+    assert READERS.keys() - sizes.keys() == {"synthetic", "imagenet", "folder"}
+    train, test = digits.generate(train=1000, test=settings_checks.DIGITS - 1000, distortion=0.0, seed=0)
+    assert len(train) + len(test) == settings_checks.DIGITS
+
+
+def test_the_rows_that_settings_may_measure_are_the_documents() -> None:
+    stated = get_args(get_type_hints(Row)["documented_row"])
+    assert sorted(stated) == sorted(documented.load().tables["image_classification"].rows)
+
+
+@pytest.mark.parametrize("train, classes, validation", [(20, 10, 0.5), (23, 10, 0.2), (101, 3, 0.25), (1000, 7, 0.01)])
+def test_training_samples_are_those_that_are_left(train: int, classes: int, validation: float) -> None:
+    data = Synthetic(
+        source="synthetic", classes=classes, size=8, channels=1, train=train, test=1, difficulty=0.9, seed=0,
+        validation=validation,
+    )  # fmt: skip
+    assert settings_checks.training_samples(data) == len(registry.load(data, ROOT).train)
+
+
+@pytest.mark.parametrize("train, validation, seed", [(20, 0.5, 0), (400, 0.2, 4), (1000, 0.37, 1), (1790, 0.01, 2)])
+def test_no_more_digits_are_left_than_the_checks_allow(train: int, validation: float, seed: int) -> None:
+    data = Digits(source="digits", train=train, test=7, distortion=0.5, seed=seed, validation=validation)
+    try:
+        left = len(registry.load(data, ROOT).train)
+    except DataError:
+        left = 0
+    assert left <= (settings_checks.training_samples(data) or 0)
 
 
 def test_embedded_runs_are_long_enough_for_patience_and_plateaus() -> None:
@@ -107,20 +169,49 @@ MISTAKES = {
     "number for a mapping": ((*ROW, "training"), 3, "training is int 3, expected a mapping of batch_size"),
     "number for a list": ((*DNM, "event_times"), 0.5, "event_times is float 0.5, expected a list"),
     "text in a list": ((*NETWORKS, "start"), [[4], ["8", 8], [16, 24]], r"start\[1\]\[0\] is str '8', expected"),
-    "below the range": ((*TRAINING, "epochs"), 0, "epochs is 0, expected at least 1$"),
+    "below the range": ((*TRAINING, "epochs"), 0, "epochs is 0, expected at least 1 and at most"),
     "above the range": ((*DATA, "difficulty"), 1.5, "difficulty is 1.5, expected at least 0.0 and at most 1.0"),
     "out of range in a list": ((*DNM, "event_times"), [0.1, 1.2], r"event_times\[1\] is 1.2, expected at least"),
     "not a number": ((*TRAINING, "learning_rate"), float("nan"), "learning_rate is nan, expected"),
-    "infinite": ((*DNM, "max_parameters"), float("inf"), "max_parameters is inf, expected at least 0.0 and finite"),
+    "infinite": ((*DNM, "max_parameters"), float("inf"), "max_parameters is inf, expected at least 0.0 and at most 1"),
     "unknown choice": ((*TRAINING, "optimizer"), "adamw", "expected one of AdamW, SGD; did you mean 'AdamW'?"),
     "truth for a choice": ((*TRAINING, "optimizer"), True, "optimizer is bool True, expected one of AdamW, SGD"),
-    "unknown source": ((*DATA, "source"), "mnist", "data.source is str 'mnist', expected one of synthetic, cifa"),
-    "no source": ((*DATA, "source"), ..., "data.source is missing, expected one of synthetic, cifar10"),
+    "unknown source": ((*DATA, "source"), "mnist", "data.source is str 'mnist', expected one of synthetic, digi"),
+    "no source": ((*DATA, "source"), ..., "data.source is missing, expected one of synthetic, digits, cifar10, cif"),
+    "keys of another source": ((*DATA, "source"), "stl10", "data.channels is not a setting; known keys: source, fo"),
     "a key of another source": ((*DATA, "folder"), "x", "data.folder is not a setting"),
     "two channels": ((*DATA, "channels"), 2, "channels is 2, expected 1 or 3"),
-    "more times than events": ((*DNM, "max_morphogenesis_events"), 4, "lists 5 events, .* allows 4"),
+    "more times than events": ((*DNM, "max_morphogenesis_events"), 4, "lists 5 events, expected at most max_morph"),
     "other depths": ((*NETWORKS, "start"), [[4], [8], [16, 24]], r"blocks of \[1, 2, 2\] layers and start of"),
     "empty block": ((*NETWORKS, "start"), [[4], [], [16, 24]], "expected the same, none empty"),
+    "a block that is no list": ((*NETWORKS, "start"), [4, [8, 8], [16, 24]], r"start\[0\] is int 4, expected a list"),
+    "deeper than the pixels": ((*NETWORKS,), {"baseline": [[8]] * 6, "start": [[4]] * 6}, "6 blocks, expected at mo"),
+    "wider than the baseline": ((*NETWORKS, "start"), [[4], [8, 17], [16, 24]], r"start\[1\] is \[8, 17\], expected"),
+    "batch of more than there are": ((*TRAINING, "batch_size"), 641, "is 641, expected at most 640, the training"),
+    "crops beside the image": ((*TRAINING, "crop_padding"), 16, "padding is 16, expected less than the 16 pixels"),
+    "one image a class": ((*DATA, "train"), 19, "data.train is 19, expected at least 20: one image of each class to"),
+    "more than memory": ((*DATA, "test"), 10**7, "take 7680614400 bytes of pixels, expected at most 4294967296"),
+    "more digits than there are": (
+        ("image_classification", "fashion_mnist", "data", "test"), 1400, "are 400 and 1400, expected at most 1797"
+    ),
+    "times that fall": ((*DNM, "event_times"), [0.2, 0.1], r"event_times\[1\] is 0.1 after 0.2, expected rising times"),
+    "a time twice": ((*DNM, "event_times"), [0.1, 0.1], r"event_times\[1\] is 0.1 after 0.1, expected rising times"),
+    "a later trigger": ((*DNM, "trigger"), "plateau", "dnm.trigger: plateau is not available yet, expected trig"),
+    "its threshold": ((*DNM, "bottleneck_threshold"), 0.02, "is a setting of the plateau trigger, which is"),
+    "its patience": ((*DNM, "morphogenesis_patience"), 8, "morphogenesis_patience is a setting of the plateau trigger"),
+    "unknown documented row": ((*ROW, "documented_row"), "cifar-10", "did you mean 'cifar10'"),
+    "a documented row twice": ((*ROW[:1], "cifar100", "documented_row"), "cifar10", "is cifar10, that of cifar10 too"),
+    "one seed": ((*ROW, "seeds"), 1, "seeds is 1, expected at least 2 and at most 1000"),
+    "called documented": ((*ROW, "protocol"), "documented", "batch_size is 64, expected 128, as the document states"),
+    "called as documented": ((*ROW, "as_documented"), True, "is true with protocol: tuned, expected false"),
+    "a scale's name": (("scale",), "../x", "scale is '../x', expected at most 60 lower-case letters"),
+    "another scale": (("scale",), "paper", "params_file is 'params.yaml', expected 'scales/paper/params.yaml'"),
+    "another root": (("root",), "..", "root is '..', expected '.', as seen from params.yaml"),
+    "control character": (("root",), "a\0b", r"root is str 'a\\x00b', expected 1 to 1000 printable characters"),
+    "empty text": (("root",), "", "root is str '', expected 1 to 1000 printable characters"),
+    "a list of sources": ((*DATA, "source"), ["synthetic"], r"source is list \['synthetic'\], expected one of"),
+    "a source like another": ((*DATA, "source"), "cifar_10", "did you mean 'cifar10'?"),
+    "data that is a list": ((*ROW, "data"), [1], r"data is list \[1\], expected a mapping with a source"),
     "warm-up into the decay": ((*TRAINING, "warmup"), 0.5, "warmup is 0.5, expected at most decay_from"),
     "no rows": (("image_classification",), {}, "image_classification is dict {}, expected a mapping with at least one"),
     "a row that is a number": (("image_classification",), {10: {}}, "image_classification has the key int 10"),
@@ -136,11 +227,25 @@ def test_mistakes_are_refused(place: tuple[str, ...], value: Any, message: str, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_row_whose_name_is_no_file_name_is_refused(tmp_path: Path) -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    content["image_classification"] = {"../x\ny": content["image_classification"]["cifar10"]}
+    with pytest.raises(
+        SettingsError, match=r"has a row '\.\./x\\ny', expected at most 60 lower-case letters"
+    ) as caught:
+        load(write(tmp_path / "params.yaml", content))
+    assert "\n" not in str(caught.value)
+
+
 def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
     place = (*ROW, "training", "weight_decay")
     row = load(write(tmp_path / "p.yaml", changed(read_yaml(ROOT / "params.yaml"), place, 1))).image_classification
     # A figure's bits and a fingerprint must not depend on whether somebody wrote 1 or 1.0.
     assert repr(row["cifar10"].training.weight_decay) == "1.0"
+
+
+# Thirty lines that stand for 2^30 words.
+LAUGHS = "- &l0 [x, x]\n" + "".join(f"- &l{n} [*l{n - 1}, *l{n - 1}]\n" for n in range(1, 30))
 
 
 @pytest.mark.parametrize(
@@ -152,9 +257,19 @@ def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
         ("scale: [1\nroot: .\n", "is not valid YAML: "),
         ("scale: a\nscale: b\n", "is not valid YAML: "),
         ("scale: \x00\n", "is not valid YAML: "),
+        (f"- 0x{'f' * 9000}\n", r"the file is list \[of 36000 bits\], expected"),
+        (LAUGHS, r"the file is list \[\['x', 'x'\], \[\['x', 'x'\], \['x', 'x'\]\], .*\.\.\.\], expected"),
+        ('"a\\nb": 1\n', r"params.yaml: str 'a\\nb' is not a setting"),
+        (f"{'k' * 500}: 1\n", r"params.yaml: str 'k+\.\.\.k+' is not a setting"),
+        ("[" * 5000, "is not valid YAML: "),
+        ("a: !!python/object/apply:os.abort []\n", "is not valid YAML: "),
+        ("&a [*a]\n", r"the file is list \[\[\[\[\.\.\.\]\]\]\], expected"),
     ],
-    ids=["empty", "comment", "list", "open bracket", "key twice", "control character"],
-)
+    ids=[
+        "empty", "comment", "list", "open bracket", "key twice", "control character", "long number", "many aliases",
+        "line break in a key", "long key", "deep", "code", "recursion",
+    ],
+)  # fmt: skip
 def test_files_that_are_no_settings(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text, encoding="utf-8")

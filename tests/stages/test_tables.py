@@ -117,7 +117,7 @@ def test_a_changed_raw_figure_changes_the_table():
     from stages.settings import load as load_settings
     from stages.statistics import row_statistics
 
-    rows = load_settings(ROOT / "params.yaml").image_classification
+    rows = {"cifar10": load_settings(ROOT / "params.yaml").image_classification["cifar10"]}
     documented = load()
     claimed = {"improvement": 5.1, "training_time": -25.0, "parameters": 15.0}
 
@@ -133,7 +133,7 @@ def test_a_changed_raw_figure_changes_the_table():
         return tables.image_classification(documented, rows, found, {"cifar10": "generated strokes"})
 
     committed = table("embedded")
-    for cell in cells(0.0):
+    for cell in (cell for cell in cells(0.0) if cell["row"] == "cifar10"):
         assert str(cell["measured"]) == committed[cell["row"], cell["column"]]["measured"]
     changed = {(a["row"], a["column"]) for a, b in zip(cells(0.0), cells(0.01), strict=True) if a != b}
     assert changed == {("cifar10", "dnm"), ("cifar10", "improvement")}

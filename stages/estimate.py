@@ -1,0 +1,191 @@
+"""What a stage's trials cost, counted, and how fast such trials run here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from stages import cli, outputs, settings_checks
+from stages.statistics import ARMS
+
+# Training images of the sources whose settings do not say so, before the validation split.
+PUBLISHED_IMAGES = {
+    "cifar10": 50_000, "cifar100": 50_000, "fashion_mnist": 60_000, "stl10": 5_000, "imagenet": 1_281_167,
+}  # fmt: skip
+IMAGENET_CLASSES = 1000
+MEASURED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """The trials of one arm.
+
+    Attributes:
+        arm: which.
+        todo: how many are run.
+        recorded: how many have a record of today's settings, data and code, and are not.
+        flops: training FLOPs of one; None where the size of the data is not known.
+        how: "" where `flops` is exact, "<=" where it is a bound, "~" where it is what the last ones spent.
+    """
+
+    arm: str
+    todo: int
+    recorded: int
+    flops: int | None
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast one trial trains here.
+
+    Attributes:
+        flops: a second; None where that cannot be told here.
+        source: where the figure comes from.
+    """
+
+    flops: float | None
+    source: str
+
+
+def trials_of(context: cli.Context, stage: str) -> list[Trials]:
+    """The trials of a stage of the context's row, by arm; none of stages that train nothing."""
+    arms = [arm for arm, of in ARMS.items() if of == stage and context.row_name]
+    recorded = _recorded(context) if arms and context.settings.execution.keep_records else {}
+    full = _baseline_flops(context) if arms else None
+    last = {arm: _last_flops(context, arm) for arm in (*arms, "baseline")}
+    found = []
+    for arm in arms:
+        flops, how = full, "<=" if context.row.training.early_stopping else ""
+        if flops is not None and arm != "baseline":
+            if last[arm] and last["baseline"]:
+                flops, how = round(flops * last[arm] / last["baseline"]), "~"
+            else:
+                flops, how = round(flops * max(1.0, context.row.dnm.max_training_flops)), "<="
+        known = recorded.get(arm, 0)
+        found.append(Trials(arm=arm, todo=context.row.seeds - known, recorded=known, flops=flops, how=how))
+    return found
+
+
+def _recorded(context: cli.Context) -> dict[str, int]:
+    from stages import spot_check
+
+    if not (context.metrics / "prepare" / f"{context.row_name}.json").exists():
+        return {}
+    states = [state for state in spot_check.states(context) if state.today]
+    return {arm: sum(state.arm == arm for state in states) for arm in ARMS}
+
+
+def _last_flops(context: cli.Context, arm: str) -> float:
+    """What the arm's last trials spent, on the average; 0 where there are none."""
+    spent = [flops for (of, _), flops in _spent(context, ARMS[arm], context.row_name).items() if of == arm]
+    return statistics.fmean(spent) if spent else 0.0
+
+
+def _spent(context: cli.Context, stage: str, row: str) -> dict[tuple[str, str], float]:
+    file = context.metrics / stage / f"{row}.trials.csv"
+    lines = outputs.read_csv(file) if file.exists() else []
+    return {(line["arm"], line["seed"]): float(line["training_flops"]) for line in lines}
+
+
+def _baseline_flops(context: cli.Context) -> int | None:
+    """Counted FLOPs of a baseline trial that is not stopped early."""
+    shape = _data(context)
+    if shape is None:
+        return None
+    from dnm import count
+
+    samples, settings = shape[3], context.row.training
+    model, example = _baseline(context, shape)
+    return count(model, example).training * settings.batch_size * (samples // settings.batch_size) * settings.epochs
+
+
+def _baseline(context: cli.Context, shape: tuple[int, int, int, int]):
+    import torch
+
+    from stages.tasks import image_classification as task
+
+    channels, size, classes, _ = shape
+    model = task.network(context.row.networks.baseline, channels, classes, torch.Generator())
+    return model, torch.zeros(1, channels, size, size)
+
+
+def _data(context: cli.Context) -> tuple[int, int, int, int] | None:
+    """Channels, size, classes and training samples: from the data card or, before there is one, as published."""
+    card = context.metrics / "prepare" / f"{context.row_name}.json"
+    settings = context.row.data
+    if card.exists():
+        found = outputs.read_json(card)
+        samples = found["samples"]["train"]["total"]
+        return found["channels"], found["image_size"][0], len(found["classes"]), samples
+    from stages.data import digits
+    from stages.data.registry import PUBLISHED
+
+    size, samples = settings_checks.image_size(settings), settings_checks.training_samples(settings)
+    if samples is None and settings.source in PUBLISHED_IMAGES:
+        kept = 1 - getattr(settings, "validation", 0.0)
+        most = IMAGENET_CLASSES * getattr(settings, "per_class", 0) or PUBLISHED_IMAGES[settings.source]
+        samples = round(kept * most)
+    if samples is None:
+        return None
+    if settings.source in PUBLISHED:
+        return PUBLISHED[settings.source].channels, size, len(PUBLISHED[settings.source].class_names), samples
+    if settings.source == "digits":
+        return 1, size, len(digits.CLASS_NAMES), samples
+    return getattr(settings, "channels", 3), size, getattr(settings, "classes", IMAGENET_CLASSES), samples
+
+
+def speed(context: cli.Context, stage: str) -> Speed:
+    """How fast the trials of a stage train: as the last ones did on such a processor, or by a short measurement."""
+    file = context.metrics / "machine" / f"{stage}-{context.row_name}.json"
+    if file.exists():
+        spent, machine = _spent(context, stage, context.row_name), outputs.read_json(file)
+        here = outputs.machine(context.root)["processor"]
+        ran = [
+            (spent[trial["arm"], str(trial["seed"])], trial["seconds"], trial["date"][:10])
+            for trial in machine["trials"]
+            if (trial["arm"], str(trial["seed"])) in spent and trial["processor"] == here
+        ]
+        if ran:
+            source = f"{file.relative_to(context.root)} ({here}, {ran[-1][2]})"
+            return Speed(flops=sum(run[0] for run in ran) / sum(run[1] for run in ran), source=source)
+    return _measure(context)
+
+
+def _measure(context: cli.Context) -> Speed:
+    """Trains the baseline network on noise for a moment."""
+    import torch
+
+    from dnm import count
+    from stages import training
+    from stages.tasks import image_classification as task
+
+    execution, settings, shape = context.settings.execution, context.row.training, _data(context)
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        return Speed(flops=None, source="execution.device is cuda, and there is none here")
+    if shape is None:
+        return Speed(flops=None, source="the size of the data is not known before the prepare stage")
+    torch.set_num_threads(execution.threads)
+    model, example = _baseline(context, shape)
+    cost = count(model, example).training * settings.batch_size
+    model = model.to(execution.device)
+    optimizer = training.make_optimizer(model, settings)
+    images = torch.rand(settings.batch_size, *example.shape[1:], device=execution.device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=execution.device)
+    steps, started = -1, 0.0
+    while steps < 1 or time.perf_counter() - started < MEASURED_SECONDS:
+        with torch.autocast(execution.device, torch.bfloat16, enabled=execution.precision == "bfloat16"):
+            loss = task.loss(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        # Waits for the device.
+        loss.item()
+        steps += 1
+        # The first step prepares the kernels.
+        started = started or time.perf_counter()
+    seconds = time.perf_counter() - started
+    source = f"{seconds:.0f} s of training steps on noise on this machine, just now, one trial alone"
+    return Speed(flops=steps * cost / seconds, source=source)

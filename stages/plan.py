@@ -1,0 +1,155 @@
+"""What DVC would run for some targets, how many trials that is, what they cost, and how long they may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages import cli, estimate, trials
+from stages.settings import Settings
+
+# Stages whose output never changes: what comes after them need not run again.
+CONSTANT = ("check",)
+
+
+class Stage(NamedTuple):
+    """A stage that is out of date, or may come to be while the others run.
+
+    Attributes:
+        name: as in dvc.yaml, without the row.
+        row: the row that it is for; empty for stages over all rows.
+        why: what changed.
+    """
+
+    name: str
+    row: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.row}" if self.row else self.name
+
+
+def out_of_date(root: Path, targets: Sequence[str]) -> tuple[list[Stage], int]:
+    """The stages that `dvc repro` of the targets may run, in its order, and how many it looks at.
+
+    Raises:
+        UserError: DVC cannot say.
+    """
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo, repo.lock:
+            wanted = {stage for target in targets for stage in repo.stage.collect(target, with_deps=True)}
+            # Its edges lead from a stage to those that it needs.
+            graph = repo.index.graph.subgraph(wanted)
+            order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: stage.addressing))
+            found: dict[Any, Stage] = {}
+            for stage in order:
+                name, _, row = (stage.name or stage.addressing).partition("@")
+                needed = [found[other] for other in graph.successors(stage) if other in found]
+                changed, missing = _reasons(stage.status(check_updates=False), are_made=bool(needed))
+                # A stage that only lacks an output makes the same one again.
+                before = [str(one) for one in needed if one.name not in CONSTANT and not one.why.startswith("missing")]
+                if changed or missing:
+                    why = f"changed: {_few(changed)}" if changed else f"missing: {_few(missing)}"
+                    found[stage] = Stage(name, row, why)
+                elif before:
+                    found[stage] = Stage(name, row, f"if new from: {_few(sorted(before))}")
+            return list(found.values()), len(wanted)
+    except LockError as error:
+        raise cli.UserError("another DVC is at work in this repository; wait until it has ended") from error
+    except DvcException as error:
+        raise cli.UserError(f"DVC cannot read the pipeline: {' '.join(str(error).split())}") from error
+
+
+def _reasons(status: dict[str, list], are_made: bool) -> tuple[list[str], list[str]]:
+    """What changed among a stage's settings, code, inputs and outputs, and which of its outputs are missing.
+
+    Args:
+        status: as DVC gives it.
+        are_made: whether a stage before this one runs, and makes the inputs that are missing.
+    """
+    changed: list[str] = []
+    missing: list[str] = []
+    for item in (item for items in status.values() for item in items):
+        if isinstance(item, str):
+            changed.append(item.removeprefix("changed "))
+            continue
+        for path, how in item.get("changed deps", {}).items():
+            if isinstance(how, dict):
+                changed += how
+            elif how != "deleted" or not are_made:
+                changed.append(path)
+        for path, how in item.get("changed outs", {}).items():
+            (missing if how in ("deleted", "not in cache") else changed).append(path)
+    return changed, missing
+
+
+def _few(names: Sequence[str], most: int = 2) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def page(settings: Settings, root: Path, stages: Sequence[Stage], looked_at: int) -> str:
+    """The plan as a table, and under it the sums and where the speeds come from."""
+    if not stages:
+        return f"{settings.scale}: all {looked_at} stages are up to date; nothing would run"
+    at_once, lines, sources = trials.workers(), [], {}
+    total_trials, total_flops, total_seconds, unknown = 0, 0, 0.0, False
+    for stage in stages:
+        context = cli.Context(settings, root, stage.row)
+        found = estimate.trials_of(context, stage.name)
+        todo = sum(arm.todo for arm in found)
+        total_trials += todo
+        cells = [str(stage), stage.why, _counts(found), _costs(found), "" if todo else "-"]
+        if todo:
+            flops = [arm.flops for arm in found if arm.todo]
+            measured = estimate.speed(context, stage.name)
+            sources.setdefault(measured.source, []).append(str(stage))
+            if measured.flops is None or None in flops:
+                unknown, cells[-1] = True, "not known"
+            else:
+                spent = sum(arm.todo * (arm.flops or 0) for arm in found)
+                seconds = spent / measured.flops / min(at_once, todo)
+                total_flops, total_seconds = total_flops + spent, total_seconds + seconds
+                cells[-1] = _time(seconds)
+        lines.append(cells)
+    rest = ", and what is not known" if unknown else ""
+    return "\n".join([
+        f"{settings.scale}: {len(stages)} of {looked_at} stages would run",
+        "",
+        *_aligned([["stage", "why", "trials", "GFLOP a trial", "time"], *lines]),
+        "",
+        f"At most {total_trials} trials, {total_flops / 1e9:,.0f} GFLOP, {_time(total_seconds)} of training{rest}, "
+        f"{at_once} trials at a time; less where DVC has a result in its cache.",
+        *(f"Speed of {', '.join(names)}: {source}." for source, names in sources.items()),
+    ])  # fmt: skip
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _counts(found: Sequence[estimate.Trials]) -> str:
+    recorded = sum(arm.recorded for arm in found)
+    text = " + ".join(f"{arm.todo} {arm.arm}" for arm in found if arm.todo) or ("0" if found else "-")
+    return f"{text}; {recorded} recorded" if recorded else text
+
+
+def _costs(found: Sequence[estimate.Trials]) -> str:
+    costs = dict.fromkeys(
+        "not known" if arm.flops is None else f"{arm.how}{arm.flops / 1e9:,.0f}" for arm in found if arm.todo
+    )
+    return ", ".join(costs) or "-"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
