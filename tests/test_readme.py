@@ -26,6 +26,23 @@ def test_results_are_the_tables(scale):
             assert f"{value:+.2f} [{low:+.2f}, {high:+.2f}] | **{cells[column]['verdict']}** |" in README, column
 
 
+def test_the_other_rows_are_the_tables():
+    rows: dict[str, dict[str, dict[str, str]]] = {}
+    with (ROOT / "metrics/embedded/tables/image_classification.csv").open(newline="") as stream:
+        for cell in csv.DictReader(stream):
+            rows.setdefault(cell["row"], {})[cell["column"]] = cell
+    for name, cells in rows.items():
+        if name == "cifar10":
+            continue
+        said = []
+        for column in ("baseline", "dnm", "improvement", "start", "scratch"):
+            sign, unit = ("+", "") if column == "improvement" else ("", "%")
+            value, low, high = (float(cells[column][key]) for key in ("measured", "low", "high"))
+            said.append(f"{value:{sign}.2f}{unit} [{low:{sign}.2f}, {high:{sign}.2f}]")
+        said.insert(3, f"**{cells['improvement']['verdict']}**")
+        assert f"| {' | '.join(said)} |" in README, name
+
+
 def test_the_example_prints_what_it_says():
     code, printed = re.search(r"```python\n(.*?)```\s+prints\s+```\n(.*?)```", README, re.S).groups()
     stream = io.StringIO()
