@@ -21,8 +21,8 @@ def main() -> None:
         settings = load(arguments.params)
         if arguments.scale not in (None, settings.scale):
             raise SettingsError(
-                f"{arguments.params}: scale is {settings.scale}, expected {arguments.scale}: the params_file beside its "
-                "dvc.yaml names another scale's settings"
+                f"{arguments.params}: scale is {settings.scale}, expected {arguments.scale}: the params_file beside "
+                f"the dvc.yaml of {arguments.scale} names another scale's settings"
             )
         outputs.write_json(cli.ROOT / "metrics" / settings.scale / "settings.json", {"checked": True})
     except Exception as error:

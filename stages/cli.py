@@ -87,7 +87,8 @@ def mendable(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or first}; mend that and run it again"
     # Torch has no errors of their own for these two, on every device.
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in first.lower()):
+    short = any(text in str(error).lower() for text in ("out of memory", "not enough memory", "allocate memory"))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short):
         return f"out of memory ({first}); lower batch_size or the networks' widths, or set DNM_WORKERS=1"
     if isinstance(error, RuntimeError | AssertionError) and ("NVIDIA" in first or "CUDA enabled" in first):
         return f"execution.device is cuda, but there is none to use ({first}); write cpu, or run it where there is one"

@@ -54,7 +54,9 @@ def out_of_date(root: Path, targets: Sequence[str]) -> tuple[list[Stage], int]:
                 changed, missing = _reasons(stage.status(check_updates=False), are_made=bool(needed))
                 # A stage that only lacks an output makes the same one again.
                 before = [str(one) for one in needed if one.name not in CONSTANT and not one.why.startswith("missing")]
-                if changed or missing:
+                if not any(out.hash_info for out in stage.outs):
+                    found[stage] = Stage(name, row, "never run")
+                elif changed or missing:
                     why = f"changed: {_few(changed)}" if changed else f"missing: {_few(missing)}"
                     found[stage] = Stage(name, row, why)
                 elif before:
@@ -98,36 +100,40 @@ def page(settings: Settings, root: Path, stages: Sequence[Stage], looked_at: int
     """The plan as a table, and under it the sums and where the speeds come from."""
     if not stages:
         return f"{settings.scale}: all {looked_at} stages are up to date; nothing would run"
-    at_once, lines, sources = trials.workers(), [], {}
-    total_trials, total_flops, total_seconds, unknown = 0, 0, 0.0, False
+    lines: list[list[str]] = []
+    speeds: dict[str, list[str]] = {}
+    sums = {"trials": 0, "flops": 0, "seconds": 0.0}
+    whole = True
     for stage in stages:
         context = cli.Context(settings, root, stage.row)
         found = estimate.trials_of(context, stage.name)
         todo = sum(arm.todo for arm in found)
-        total_trials += todo
-        cells = [str(stage), stage.why, _counts(found), _costs(found), "" if todo else "-"]
-        if todo:
-            flops = [arm.flops for arm in found if arm.todo]
-            measured = estimate.speed(context, stage.name)
-            sources.setdefault(measured.source, []).append(str(stage))
-            if measured.flops is None or None in flops:
-                unknown, cells[-1] = True, "not known"
-            else:
-                spent = sum(arm.todo * (arm.flops or 0) for arm in found)
-                seconds = spent / measured.flops / min(at_once, todo)
-                total_flops, total_seconds = total_flops + spent, total_seconds + seconds
-                cells[-1] = _time(seconds)
-        lines.append(cells)
-    rest = ", and what is not known" if unknown else ""
-    return "\n".join([
-        f"{settings.scale}: {len(stages)} of {looked_at} stages would run",
-        "",
-        *_aligned([["stage", "why", "trials", "GFLOP a trial", "time"], *lines]),
-        "",
-        f"At most {total_trials} trials, {total_flops / 1e9:,.0f} GFLOP, {_time(total_seconds)} of training{rest}, "
-        f"{at_once} trials at a time; less where DVC has a result in its cache.",
-        *(f"Speed of {', '.join(names)}: {source}." for source, names in sources.items()),
-    ])  # fmt: skip
+        lines.append([str(stage), stage.why, _counts(found), _costs(found), "-"])
+        if not todo:
+            continue
+        speed = estimate.speed(context, stage.name)
+        speeds.setdefault(speed.source, []).append(str(stage))
+        flops = [arm.todo * arm.flops for arm in found if arm.flops is not None]
+        known = len(flops) == len(found)
+        sums["trials"] += todo
+        sums["flops"] += sum(flops)
+        if speed.flops is None or not known:
+            whole, lines[-1][-1] = False, "not known"
+        else:
+            seconds = sum(flops) / speed.flops / min(trials.workers(), todo)
+            sums["seconds"] += seconds
+            lines[-1][-1] = _time(seconds)
+    spent = _time(sums["seconds"]) if whole or sums["seconds"] else "time not known"
+    if sums["seconds"] and not whole:
+        spent += " and what is not known"
+    total = f"at most {sums['trials']} trials, {_amount(sums['flops'])}, {spent}, {trials.workers()} trials at a time"
+    total = f"{total}; less where DVC has results in its cache" if sums["trials"] else "no trials"
+    table = _aligned([["stage", "why", "trials", "cost of a trial", "time"], *lines])
+    notes = [f"speed: {source}" for source in speeds]
+    if len(speeds) > 1:
+        notes = [f"speed of {', '.join(names)}: {source}" for source, names in speeds.items()]
+    head = f"{settings.scale}: {len(stages)} of {looked_at} stages would run"
+    return "\n".join([head, "", *table, "", total, *notes])
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -142,10 +148,15 @@ def _counts(found: Sequence[estimate.Trials]) -> str:
 
 
 def _costs(found: Sequence[estimate.Trials]) -> str:
-    costs = dict.fromkeys(
-        "not known" if arm.flops is None else f"{arm.how}{arm.flops / 1e9:,.0f}" for arm in found if arm.todo
-    )
-    return ", ".join(costs) or "-"
+    costs = ["not known" if arm.flops is None else f"{arm.how}{_amount(arm.flops)}" for arm in found if arm.todo]
+    return ", ".join(dict.fromkeys(costs)) or "-"
+
+
+def _amount(flops: float) -> str:
+    for unit, size in (("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if flops >= size:
+            return f"{flops / size:,.1f} {unit}"
+    return f"{flops / 1e9:.1f} GFLOP"
 
 
 def _time(seconds: float) -> str:

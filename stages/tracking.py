@@ -31,10 +31,10 @@ PATIENCE = 15.0
 EXPERIMENT = "dnm-"
 # What tells the runs of one stage, row and settings from others.
 IDENTITY = ("dnm.scale", "dnm.row", "dnm.stage", "dnm.fingerprint")
-ABOUT = """Views (top right): verdicts, trials, curves. One run a row and verdict (`dnm.kind` report), one a row and \
-training stage (`stage`) and, below it, one an arm and seed (`trial`). Other settings have another `dnm.fingerprint` \
-and stand beside, `dnm.changed` says what differs from those committed; what is run again with the same settings takes \
-its runs' place.
+ABOUT = """Views (top right): verdicts, and arms, also as charts. One run a row and verdict (`dnm.kind` report), one a \
+row and training stage (`stage`) and, below it, one an arm and seed (`trial`). Other settings have another \
+`dnm.fingerprint` and stand beside, `dnm.changed` says what differs from those committed; what is run again with the \
+same settings takes its runs' place.
 
 To search: `tags.dnm.row = 'cifar10' and tags.dnm.arm = 'dnm'`, `tags.dnm.kind = 'report'`, \
 `tags.dnm.verdict.improvement = 'contradicted'`, `params.training.epochs = '40'`. Two settings side by side: select \
@@ -52,6 +52,8 @@ def is_installed() -> bool:
         return False
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
+    # It would print two lines for each run that a server takes.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     # Its import sets its logger's level anew.
@@ -159,7 +161,7 @@ def _log_trial(client, experiment: str, parent: str, found: results.Results, tri
     run = _create(client, experiment, name, {**tags, **own}, found, more, start)
     points = [(name, value, 0) for name, value in trial.figures.items()]
     if trial.machine:
-        points.append(("seconds", trial.machine["seconds"], 0))
+        points.append(("seconds", round(trial.machine["seconds"], 2), 0))
     points += [(f"curve/{key}", point[key], int(point["epoch"])) for point in trial.curve for key in CURVES]
     metrics = _metrics(points, end)
     for first in range(0, len(metrics), 1000):

@@ -22,8 +22,8 @@ def main() -> None:
     is_server = where.startswith("http")
     server = where if is_server else f"http://127.0.0.1:{arguments.port}"
     for name, experiment in tracking.experiments(ROOT).items():
-        for view in views.COLUMNS:
-            print(f"{name}, {view}: {views.link(server, experiment, view)}")
+        for view, link in views.links(server, experiment).items():
+            print(f"{name} {view}: {link}")
     if is_server:
         return
     print("Ctrl-C ends it", flush=True)

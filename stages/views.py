@@ -1,4 +1,4 @@
-"""Saved views of an experiment for MLflow's UI, in the format in which MLflow 3.17 itself keeps them: tags.
+"""Saved views of an experiment for MLflow's UI, in the form in which MLflow 3.17 itself keeps them: tags.
 
 A version that does not know them shows its own columns.
 """
@@ -13,22 +13,20 @@ from typing import Any
 PREFIX = "mlflow.sharedViewState."
 COLUMNS = {
     "verdicts": (
-        "tags.`dnm.changed`",
-        *(f"tags.`dnm.verdict.{claim}`" for claim in ("improvement", "training_time", "parameters")),
         *(f"metrics.`{name}`" for name in ("improvement", "improvement/low", "improvement/high")),
+        "tags.`dnm.verdict.improvement`",
         *(f"metrics.`{name}`" for name in ("baseline", "dnm", "start", "scratch", "training_time", "parameters")),
+        "tags.`dnm.measured_on`",
     ),
-    "trials": (
-        "tags.`dnm.changed`",
+    "arms": (
         *(f"metrics.`{name}`" for name in ("test_accuracy", "parameters", "training_flops", "edits", "seconds")),
         "tags.`dnm.widths`",
     ),
 }
-COLUMNS["curves"] = COLUMNS["trials"]
-KINDS = {"verdicts": "report", "trials": "trial", "curves": "trial"}
-# Means over the seeds, with their range.
+KINDS = {"verdicts": "report", "arms": "trial"}
+# Means over the seeds, and in charts their range.
 GROUPS = {
-    "curves": {
+    "arms": {
         "aggregateFunction": "average",
         "groupByKeys": [{"mode": "tag", "groupByData": name} for name in ("dnm.row", "dnm.arm", "dnm.changed")],
     }
@@ -40,10 +38,10 @@ def tags() -> dict[str, str]:
     return {f"{PREFIX}{name}": _view(name) for name in COLUMNS}
 
 
-def link(server: str, experiment: str, name: str) -> str:
-    """Where a view is shown."""
-    chart = "&compareRunsMode=CHART" if name in GROUPS else ""
-    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={name}{chart}"
+def links(server: str, experiment: str) -> dict[str, str]:
+    """Where to look first: the verdicts, the arms' means, and their curves."""
+    runs = f"{server.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey="
+    return {"verdicts": f"{runs}verdicts", "arms": f"{runs}arms", "curves": f"{runs}arms&compareRunsMode=CHART"}
 
 
 def _view(name: str) -> str:
@@ -57,7 +55,7 @@ def _view(name: str) -> str:
         "selectedColumns": columns,
         # Widths count only for columns whose order is given.
         "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
-        "columnWidths": {"attributes.`Run Name`": 340, **dict.fromkeys(columns, 150)},
+        "columnWidths": {"attributes.`Run Name`": 360, **{name: 190 if "tags" in name else 130 for name in columns}},
         "groupBy": GROUPS.get(name),
         "runsHiddenMode": "SHOW_ALL",
     }
