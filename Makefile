@@ -5,7 +5,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" $(PYTHON)
 
-.PHONY: help env repro test verify workstation spot-check ui sync lint benchmark nightly lock
+.PHONY: help env repro test verify workstation spot-check ui sync experiments lint benchmark nightly lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ ui: .venv/installed ## show the runs in a browser, on this machine only
 
 sync: .venv/installed ## log to MLflow what it does not have yet: a server was down, a scale ran elsewhere
 	@$(RUN) -m stages.sync
+
+experiments: .venv/installed ## list what `dvc exp run` ran: settings and figures that differ, and no other columns
+	@$(RUN) -m dvc exp show --only-changed --drop '(data|dnm|metrics|stages)[^:]*$$'
 
 lint: .venv/installed ## check style and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pyright
