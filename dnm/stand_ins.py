@@ -43,10 +43,8 @@ def convolution(
     if min(sizes) < 1:
         return None
     result = data.new_zeros((data.shape[0], channels, *sizes))
-    layout = LAYOUTS.get(num + 2)
-    last = layout is not None and any(
-        not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout) for tensor in (data, weight)
-    )
+    layout = LAYOUTS.get(num + 2, torch.contiguous_format)
+    last = any(not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout) for tensor in (data, weight))
     return result.contiguous(memory_format=layout) if last else result
 
 
