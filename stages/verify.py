@@ -82,7 +82,7 @@ def _same_bits(clone: Path) -> bool:
         return False
     if changed:
         print("verify: these files differ from what is committed:", *changed[:20], sep="\n", file=sys.stderr)
-        print(_git(clone, "diff", "HEAD", "--unified=0", "--", METRICS, *LEFT_OUT)[:3000], file=sys.stderr)
+        print(_git(clone, "diff", "HEAD", "--unified=0", "--", ".", *LEFT_OUT)[:3000], file=sys.stderr)
     return not changed
 
 
