@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from stages import outputs
 from stages.cli import ROOT
 
 METRICS = "metrics/embedded"
-# What differs from machine to machine, and the other scales' records, which are taken away so that nothing can be read
-# from them.
-LEFT_OUT = (f":(exclude){METRICS}/machine", ":(exclude)records")
+LOCK = "dvc.lock"
+# What differs from machine to machine; the other scales' records, which are taken away so that nothing can be read from
+# them; and the lock, which names its stages in the order in which DVC happened to run them: its content is compared.
+LEFT_OUT = (f":(exclude){METRICS}/machine", ":(exclude)records", f":(exclude){LOCK}")
 
 
 def main() -> None:
@@ -52,7 +55,7 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None) 
         change(clone)
         shutil.rmtree(clone / METRICS, ignore_errors=True)
         shutil.rmtree(clone / "records", ignore_errors=True)
-        (clone / "dvc.lock").unlink(missing_ok=True)
+        (clone / LOCK).unlink(missing_ok=True)
         # A tracking server is not part of the proof, and a shared DVC cache would be a way around it.
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         environment |= {"DVC_SITE_CACHE_DIR": f"{folder}/site", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -83,7 +86,16 @@ def _same_bits(clone: Path) -> bool:
     if changed:
         print("verify: these files differ from what is committed:", *changed[:20], sep="\n", file=sys.stderr)
         print(_git(clone, "diff", "HEAD", "--unified=0", "--", ".", *LEFT_OUT)[:3000], file=sys.stderr)
-    return not changed
+    stages = changed_stages(_git(clone, "show", f"HEAD:{LOCK}"), (clone / LOCK).read_text(encoding="utf-8"))
+    if stages:
+        print(f"verify: {LOCK} differs from what is committed in:", *stages, sep="\n", file=sys.stderr)
+    return not changed and not stages
+
+
+def changed_stages(committed: str, made: str) -> list[str]:
+    """The names of the stages whose dependencies, parameters or outputs differ between two lock files, in any order."""
+    old, new = (yaml.safe_load(text)["stages"] for text in (committed, made))
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
 def _within_intervals(clone: Path) -> bool:

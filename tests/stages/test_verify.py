@@ -1,0 +1,25 @@
+"""What `make verify` calls the same."""
+
+import copy
+
+import yaml
+
+from stages import verify
+from stages.cli import ROOT
+
+LOCK = (ROOT / "dvc.lock").read_text(encoding="utf-8")
+
+
+def test_a_lock_in_another_order_is_the_same_lock() -> None:
+    lock = yaml.safe_load(LOCK)
+    reordered = {**lock, "stages": dict(reversed(lock["stages"].items()))}
+    assert verify.changed_stages(LOCK, yaml.safe_dump(reordered, sort_keys=False)) == []
+
+
+def test_every_change_of_a_lock_is_found_and_named() -> None:
+    lock = yaml.safe_load(LOCK)
+    other = copy.deepcopy(lock)
+    other["stages"]["report"]["deps"][0]["md5"] = "0" * 32
+    other["stages"]["prepare@cifar10"]["params"]["params.yaml"]["image_classification.cifar10.data"]["classes"] = 11
+    del other["stages"]["check"]
+    assert verify.changed_stages(LOCK, yaml.safe_dump(other)) == ["check", "prepare@cifar10", "report"]
