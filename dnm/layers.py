@@ -29,13 +29,18 @@ HEADS = {
 
 def modules(model: nn.Module) -> list[nn.Module]:
     """`model.modules()` from the outside in, without the names, which take most of the time on large models."""
-    seen, found = {id(model)}, [model]
+    seen, found = {model}, [model]
     for module in found:
         for child in module._modules.values():
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
+            if child is not None and child not in seen:
+                seen.add(child)
                 found.append(child)
     return found
+
+
+def parents(model: nn.Module, child: nn.Module) -> list[nn.Module]:
+    """The modules that hold a module under a name of theirs."""
+    return [module for module in modules(model) if child in module._modules.values()]
 
 
 def heads_of(module: nn.Module) -> tuple[str, str] | None:
@@ -151,11 +156,13 @@ def owners(model: nn.Module, tensors: Iterable[Tensor]) -> list[nn.Module]:
     wanted = {id(tensor) for tensor in tensors}
     found = []
     for module in modules(model):
+        known, own = heads_of(module), _own_integers(module)
+        if known is None and not own and not module._parameters and not module._buffers:
+            continue
         held = [*module._parameters.values(), *module._buffers.values()]
-        known = heads_of(module)
         if known is not None:
             held.append(get(module, known[1]))
-        held += [get(module, path) for path, _ in _own_integers(module).values()]
+        held += [get(module, path) for path, _ in own.values()]
         if any(id(tensor) in wanted for tensor in held):
             found.append(module)
     return found
@@ -267,10 +274,11 @@ def unfuse(model: nn.Module, layer: nn.Module) -> Callable[[], None]:
     """
     # Each of the two classes asks this attribute of its own whether it may.
     asked = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
+    kinds = tuple(asked)
     old = [
         (module, name, getattr(module, name))
         for module in modules(model)
-        if isinstance(module, tuple(asked))
+        if isinstance(module, kinds)
         for kind, name in asked.items()
         if isinstance(module, kind) and any(inner is layer for inner in module.modules())
     ]

@@ -36,7 +36,7 @@ def job(context: cli.Context, arm: str, seed: int, grown: dict[str, Any] | None 
         flops = grown["figures"]["training_flops"]
         widths = tuple(tuple(block) for block in grown["widths"]) if arm == "scratch" else None
     execution, data = context.settings.execution, str(context.data)
-    return Job(context.row_name, context.row, execution, data, arm, seed, widths=widths, flops=flops)
+    return Job(context.row_name, context.row, execution, data, arm, seed, arm == "dnm", widths=widths, flops=flops)
 
 
 def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
@@ -49,8 +49,8 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
     from stages import trial
 
     card = outputs.read_json(context.metrics / "prepare" / f"{context.row_name}.json")
-    code = {job.arm: records.code_hash(context.root, job.arm) for job in jobs}
-    marks = [records.fingerprint(job, card["sha256"], code[job.arm]) for job in jobs]
+    code = {grown: records.code_hash(context.root, grown) for grown in (False, True)}
+    marks = [records.fingerprint(job, card["sha256"], code[job.grown]) for job in jobs]
     kept = context.settings.execution.keep_records
     scratch = [records.scratch(context.root, mark) for mark in marks]
     files = [
@@ -63,6 +63,11 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
     missing = [number for number, result in enumerate(known) if result is None]
     if len(missing) < len(jobs):
         print(f"{title}: {len(jobs) - len(missing)} of {len(jobs)} trials are finished already", file=sys.stderr)
+    if stale := [file.stem for number, file in enumerate(files) if number in missing and file.exists()]:
+        print(
+            f"{title}: of other settings, data or code, made anew: {', '.join(stale)}",
+            file=sys.stderr,
+        )
     todo = [dataclasses.replace(jobs[number], checkpoint=str(scratch[number] / "checkpoint.pt")) for number in missing]
 
     def finished(job: Job, result: dict[str, Any]) -> None:
@@ -103,7 +108,9 @@ def write(context: cli.Context, stage: str, results: Sequence[dict[str, Any]], s
         {
             "stage_seconds": time.perf_counter() - started,
             "workers": trials.workers(),
-            "trials": [{"arm": r["arm"], "seed": r["seed"], **r["machine"]} for r in results],
+            "trials": [
+                {"arm": r["arm"], "seed": r["seed"], "fingerprint": r["fingerprint"], **r["machine"]} for r in results
+            ],
         },
     )
     for result in results:

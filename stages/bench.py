@@ -32,17 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if getattr(options, "results", None) and (options.plan or options.output):
         parser.error("--results takes neither --plan nor --output: it reads a folder that --output made")
-    try:
+    with cli.told(parser.prog, "what was finished is kept: run it again"):
         status = _run(options)
-    except KeyboardInterrupt:
-        print("dnm-bench: interrupted; what was finished is kept: run it again", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Exception as error:
-        told = cli.mendable(error)
-        if told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        raise SystemExit(2) from None
     raise SystemExit(status)
 
 

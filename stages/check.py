@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from stages import cli, outputs
@@ -17,7 +16,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file of a scale")
     parser.add_argument("--scale", help="the scale that it has to be of")
     arguments = parser.parse_args()
-    try:
+    with cli.told(parser.prog):
         settings = load(arguments.params)
         if arguments.scale not in (None, settings.scale):
             raise SettingsError(
@@ -25,12 +24,6 @@ def main() -> None:
                 f"the dvc.yaml of {arguments.scale} names another scale's settings"
             )
         outputs.write_json(cli.ROOT / "metrics" / settings.scale / "settings.json", {"checked": True})
-    except Exception as error:
-        told = cli.mendable(error)
-        if told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,17 +59,23 @@ def main(stage: Callable[[Context], None], *, has_row: bool) -> None:
         parser.add_argument("--row", required=True, help="row of the table, as in the settings file")
     arguments = parser.parse_args()
     _end_with_pipeline()
+    with told(parser.prog):
+        stage(make_context(arguments.params, arguments.row if has_row else ""))
+
+
+@contextlib.contextmanager
+def told(program: str, interrupted: str = "nothing was written") -> Iterator[None]:
+    """Ends the process with one message: exit code 2 for what the user can mend, 130 for his interruption."""
     try:
-        context = make_context(arguments.params, arguments.row if has_row else "")
-        stage(context)
+        yield
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; nothing was written", file=sys.stderr)
+        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        told = mendable(error)
-        if told is None:
+        message = mendable(error)
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -403,6 +403,11 @@ def _matrix(scores: ArrayLike) -> NDArray[np.float64]:
     return _finite(checked, "scores")
 
 
+def rounded(value: float) -> float:
+    """`value` to six significant digits: more than any of the figures can carry."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
 def _finite(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     refused = np.argwhere(~np.isfinite(values))
     if len(refused):

@@ -23,14 +23,14 @@ CODE = (
     "stages/training.py",
     "stages/trial.py",
 )
-GROWN = ("dnm",)
+GROWN = ("dnm", "stages/growing.py")
 # Settings that say how a row is shown or how many trials there are, not what a trial computes.
 NOT_COMPUTED = ("documented_row", "protocol", "as_documented", "seeds", "data")
 
 
-def code_hash(root: Path, arm: str) -> str:
-    """SHA-256 over the Python files that a trial of an arm runs through, names included."""
-    entries = (*CODE, "dnm") if arm in GROWN else CODE
+def code_hash(root: Path, grown: bool) -> str:
+    """SHA-256 over the Python files that a trial runs through, names included; more of them where networks grow."""
+    entries = (*CODE, *GROWN) if grown else CODE
     files = {
         file
         for entry in entries
@@ -44,8 +44,9 @@ def code_hash(root: Path, arm: str) -> str:
 
 def fingerprint(job: Job, data_hash: str, code: str) -> str:
     """SHA-256 over what decides a trial's figures: job, data and code."""
-    content = asdict(job)
-    ignored = NOT_COMPUTED if job.arm in GROWN else (*NOT_COMPUTED, "dnm")
+    # An option that is not used is as if there were none.
+    content = {name: value for name, value in asdict(job).items() if value is not None}
+    ignored = NOT_COMPUTED if job.grown else (*NOT_COMPUTED, "dnm")
     content["settings"] = {key: value for key, value in content["settings"].items() if key not in ignored}
     content["execution"].pop("keep_records")
     content.pop("data")

@@ -13,7 +13,7 @@ COLOURS = {"baseline": "tab:gray", "start": "tab:blue", "dnm": "tab:red", "scrat
 
 def main(context: cli.Context) -> None:
     """Writes `tables/`, `figures/`, `curves.csv` and `machine/setup.*` under `metrics/<scale>/`."""
-    from stages import audit, documented, tables
+    from stages import audit, documented, spot_check, tables
 
     document = documented.load()
     rows = context.settings.image_classification
@@ -24,7 +24,8 @@ def main(context: cli.Context) -> None:
     cells = tables.image_classification(document, rows, statistics, sources)
     outputs.write_csv(folder / "image_classification.csv", cells, tables.CELL_COLUMNS)
     outputs.write_text(
-        folder / "image_classification.md", tables.image_classification_page(document, cells, statistics)
+        folder / "image_classification.md",
+        tables.image_classification_page(document, cells, statistics, spot_check.stale(context)),
     )
     for name, title, make in (
         ("runs", "Multiple Runs Analysis", tables.runs),

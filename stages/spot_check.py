@@ -33,8 +33,8 @@ def states(context: cli.Context) -> list[State]:
     card = outputs.read_json(context.metrics / "prepare" / f"{context.row_name}.json")
     found: list[State] = []
     grown: dict[int, dict[str, Any]] = {}
+    code = {edited: records.code_hash(context.root, edited) for edited in (False, True)}
     for arm in ("baseline", "dnm", "scratch", "start"):
-        code = records.code_hash(context.root, arm)
         for seed in range(context.row.seeds):
             file = records.path(context.root, context.settings.scale, context.row_name, arm, seed)
             if not file.exists() or (arm in ("scratch", "start") and seed not in grown):
@@ -43,10 +43,20 @@ def states(context: cli.Context) -> list[State]:
             if arm == "dnm":
                 grown[seed] = record["result"]
             job = arms.job(context, arm, seed, grown[seed] if arm in ("scratch", "start") else None)
-            found.append(
-                State(arm, seed, record, record["fingerprint"] == records.fingerprint(job, card["sha256"], code))
-            )
+            mark = records.fingerprint(job, card["sha256"], code[job.grown])
+            found.append(State(arm, seed, record, record["fingerprint"] == mark))
     return found
+
+
+def stale(context: cli.Context) -> dict[str, list[str]]:
+    """The records of each row that are not of today's settings, data and code; rows without such are left out."""
+    if not context.settings.execution.keep_records:
+        return {}
+    found = {
+        name: [f"{state.arm}-{state.seed}" for state in states(replace(context, row_name=name)) if not state.today]
+        for name in context.settings.image_classification
+    }
+    return {name: trials for name, trials in found.items() if trials}
 
 
 def main(context: cli.Context) -> None:

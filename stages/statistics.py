@@ -46,12 +46,18 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
         Test accuracies in percent, the improvement in points with its interval and verdict, training FLOPs and
         parameters of dnm over baseline in percent; rounded to two decimals.
     """
+    from stages.inference import rounded
+
+    def shown(value: float) -> float:
+        # By way of the tables' six digits, or half a hundredth could end on two sides.
+        return round(rounded(value), 2)
+
     claims = found["claims"]
     improvement = claims["improvement"]
     return {
-        **{arm: round(found["arms"][arm]["test_accuracy"]["mean"], 2) for arm in ("baseline", "dnm")},
-        **{claim: round(claims[claim]["mean"], 2) for claim in CLAIMS},
-        "interval": f"[{improvement['low']:.2f}, {improvement['high']:.2f}]",
+        **{arm: shown(found["arms"][arm]["test_accuracy"]["mean"]) for arm in ("baseline", "dnm")},
+        **{claim: shown(claims[claim]["mean"]) for claim in CLAIMS},
+        "interval": f"[{shown(improvement['low']):.2f}, {shown(improvement['high']):.2f}]",
         "verdict": improvement["verdict"],
     }
 

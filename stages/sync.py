@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages import results, tracking
+from stages import cli, results, tracking
 from stages.cli import ROOT, Context, UserError
 from stages.schema import SettingsError, build
 from stages.settings import Settings, load
@@ -30,11 +30,8 @@ def main() -> None:
     parser.add_argument("--params", type=Path, action="append", help="settings file of a scale; default: all scales")
     arguments = parser.parse_args()
     files = arguments.params or [ROOT / "params.yaml", *sorted(ROOT.glob("scales/*/params.yaml"))]
-    try:
+    with cli.told(parser.prog):
         raise SystemExit(sync(files))
-    except (SettingsError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def sync(files: list[Path], root: Path = ROOT) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.documented import Below, Documented, Range
-from stages.inference import Verdict
+from stages.inference import Verdict, rounded
 from stages.settings import Row
 
 Cells = list[dict[str, Any]]
@@ -27,11 +27,6 @@ NOTES = {
     "scratch": "control: dnm's final architecture from the first step, at dnm's FLOPs",
 }
 TITLES = {"start": "Start (control)", "scratch": "Scratch (control)"}
-
-
-def rounded(value: float) -> float:
-    """`value` to six significant digits: more than any of the figures can carry."""
-    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def image_classification(
@@ -81,8 +76,17 @@ def _measured(found: Mapping[str, Any], column: str) -> dict[str, Any]:
     }
 
 
-def image_classification_page(documented: Documented, cells: Cells, statistics: Mapping[str, Any]) -> str:
-    """The table as Markdown: measured, documented, the verdicts, and dnm against its controls."""
+def image_classification_page(
+    documented: Documented, cells: Cells, statistics: Mapping[str, Any], stale: Mapping[str, Sequence[str]]
+) -> str:
+    """The table as Markdown: measured, documented, the verdicts, and dnm against its controls.
+
+    Args:
+        documented: the document's figures.
+        cells: what `image_classification` gave.
+        statistics: what `stages.statistics` found, by row.
+        stale: by row, the records that are not of today's settings, data and code.
+    """
     table = documented.tables["image_classification"]
     columns = [column for column in (*ARMS, *CLAIMS)]
     titles = [TITLES.get(column) or table.columns[column].title for column in columns]
@@ -105,6 +109,9 @@ def image_classification_page(documented: Documented, cells: Cells, statistics: 
         for cell in cells
         if cell["verdict"] == Verdict.NOT_MEASURED and (cell["note"] == NO_SEARCH or cell["column"] == "dnm")
     )
+    if stale:
+        parts += ["## Stale", "", "Measured with other settings, data or code than today's:", ""]
+        parts += [*(f"- {name}: {', '.join(trials)}" for name, trials in stale.items()), ""]
     return "\n".join([*parts, "## Not measured", "", *reasons, ""])
 
 

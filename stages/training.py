@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from dnm import Event, Growth, Morphogenesis, count
+from dnm import count
 from stages.settings import Training
 from stages.tasks import image_classification as task
 
@@ -41,14 +42,84 @@ class Epoch:
     parameters: int
 
 
+class Grower(Protocol):
+    """What changes a network while it is trained."""
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What it did so far, as plain values; `entries` are the edits of an event."""
+        ...
+
+    @property
+    def flops(self) -> int:
+        """What its looking and checking cost so far."""
+        ...
+
+    def after_step(self, done: float) -> bool:
+        """Called after every optimizer step; whether the network is another one now.
+
+        Args:
+            done: fraction of the run's length that is behind it.
+        """
+        ...
+
+    def after_epoch(self, done: float, validation_loss: float) -> bool:
+        """Called after every epoch; whether the network is another one now."""
+        ...
+
+    def learning_rate_factor(self) -> float:
+        """What the schedule's learning rate is multiplied with in the next step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors from which `load_state_dict` goes on; weights and optimizer state are not in it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Gives the start network and its optimizer the shapes that they had; their own states are loaded after it."""
+        ...
+
+
 @dataclass
 class Run:
     """What a training run leaves behind, the model aside."""
 
     epochs: list[Epoch] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     flops: int = 0
     steps: int = 0
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is; exactly one of the two.
+
+    Attributes:
+        steps: optimizer steps.
+        flops: counted training FLOPs, what a grower's looking and checking costs included.
+    """
+
+    steps: int | None = None
+    flops: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.flops is None):
+            raise ValueError(f"a run's length is given in steps ({self.steps}) or in FLOPs ({self.flops}): one of them")
+
+    @property
+    def total(self) -> int:
+        """The length, in steps or FLOPs."""
+        total = self.steps if self.flops is None else self.flops
+        assert total is not None
+        return total
+
+    def position(self, steps: int, flops: int) -> int:
+        """Where a run is that has taken so many steps and spent so many FLOPs."""
+        return steps if self.flops is None else flops
+
+    def step(self, flops: int) -> int:
+        """How far the next step goes, which costs so many FLOPs."""
+        return 1 if self.flops is None else flops
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
@@ -69,13 +140,13 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
     )
 
 
-def learning_rate(settings: Training, step: int, total_steps: int) -> float:
-    """The learning rate of step `step` (from 0) of `total_steps`."""
+def learning_rate(settings: Training, position: int, step: int, total: int) -> float:
+    """The learning rate of a step that goes from `position` to `position + step` of `total`, in steps or FLOPs."""
     if settings.schedule == "constant":
         return settings.learning_rate
-    done = step / total_steps
-    rise = (step + 1) / max(1.0, settings.warmup * total_steps)
-    fall = (1.0 - done) / max(1.0 - settings.decay_from, 1.0 / total_steps)
+    done = position / total
+    rise = (position + step) / max(float(step), settings.warmup * total)
+    fall = (1.0 - done) / max(1.0 - settings.decay_from, step / total)
     return settings.learning_rate * min(1.0, rise, fall)
 
 
@@ -86,14 +157,13 @@ def train(
     settings: Training,
     *,
     seed: int,
-    total_steps: int,
-    growth: Growth | None = None,
-    probe_size: int = 256,
+    length: Length,
+    grower: Callable[[nn.Module, torch.optim.Optimizer], Grower] | None = None,
     precision: str = "float32",
     checkpoint: Path | None = None,
     after_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Run:
-    """Trains `model` in place for `total_steps` optimizer steps, or fewer where early stopping ends it.
+    """Trains `model` in place for the length of the run, or less where early stopping ends it.
 
     Args:
         model: the network, on its device.
@@ -101,9 +171,8 @@ def train(
         validation_split: scored after every epoch.
         settings: the protocol; its epochs are not read here, as arms are compared at equal epochs or equal FLOPs.
         seed: seed of data order and augmentation, which are the same for every arm of that seed.
-        total_steps: length of the run and of its schedule.
-        growth: when and how to grow; None trains a fixed network.
-        probe_size: training samples that the detector looks at and that edits are checked on.
+        length: of the run and of its schedule; a run of FLOPs takes the steps that it can pay, and one at least.
+        grower: makes what changes the network in the run; None trains a fixed one.
         precision: "float32", or "bfloat16" for autocast.
         checkpoint: file that is written after every epoch; where it exists, the run goes on from it, bit for bit. It
             must come from the same arguments.
@@ -119,22 +188,33 @@ def train(
     augmentation = torch.Generator().manual_seed(2 * seed + 1)
     device = train_split.images.device
     optimizer = make_optimizer(model, settings)
-    probe, probe_labels = train_split.batch(torch.arange(min(probe_size, len(train_split)), device=device))
-    engine = Morphogenesis(model, growth, probe, optimizer) if growth else None
+    growing = grower(model, optimizer) if grower else None
     step_flops = _step_flops(model, train_split, settings)
     run = Run()
     best, waited = math.inf, 0
     if checkpoint is not None and checkpoint.exists():
-        run, best, waited = _resume(checkpoint, model, optimizer, engine, (order, augmentation))
+        run, best, waited = _resume(checkpoint, model, optimizer, growing, (order, augmentation))
         step_flops = _step_flops(model, train_split, settings)
     autocast = (
         contextlib.nullcontext if precision == "float32" else lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     )
+
+    def spent() -> int:
+        return run.flops + (growing.flops if growing else 0)
+
+    def position() -> int:
+        return length.position(run.steps, spent())
+
+    def goes_on() -> bool:
+        return run.steps == 0 or position() + length.step(step_flops) <= length.total
+
     model.train()
-    while run.steps < total_steps and not (settings.early_stopping and waited >= settings.patience):
+    while goes_on() and not (settings.early_stopping and waited >= settings.patience):
         total_loss, in_epoch, rate = torch.zeros((), device=device), 0, 0.0
         for images, labels in train_split.epoch(settings.batch_size, order, augmentation, settings.flip):
-            rate = learning_rate(settings, run.steps, total_steps)
+            rate = learning_rate(settings, position(), length.step(step_flops), length.total)
+            if growing:
+                rate *= growing.learning_rate_factor()
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with autocast():
@@ -148,11 +228,11 @@ def train(
             run.steps += 1
             in_epoch += 1
             run.flops += step_flops
-            if engine and engine.step(lambda: task.loss(model(probe), probe_labels)):
+            if growing and growing.after_step(position() / length.total):
                 step_flops = _step_flops(model, train_split, settings)
-            if run.steps == total_steps:
+            if not goes_on():
                 break
-        epoch = _finish_epoch(model, validation_split, run, engine, rate, (total_loss / in_epoch).item(), autocast)
+        epoch = _finish_epoch(model, validation_split, run, spent(), rate, (total_loss / in_epoch).item(), autocast)
         after_epoch(epoch)
         if not math.isfinite(epoch.train_loss):
             raise FloatingPointError(
@@ -161,30 +241,31 @@ def train(
             )
         waited = 0 if epoch.validation_loss < best else waited + 1
         best = min(best, epoch.validation_loss)
+        if growing and growing.after_epoch(position() / length.total, epoch.validation_loss):
+            step_flops = _step_flops(model, train_split, settings)
         if checkpoint is not None:
-            _keep(checkpoint, model, optimizer, engine, (order, augmentation), run, best, waited)
-    if engine:
-        run.events = engine.events
-        run.flops += engine.flops
+            _keep(checkpoint, model, optimizer, growing, (order, augmentation), run, best, waited)
+    if growing:
+        run.events = growing.events
+        run.flops += growing.flops
     return run
 
 
-def _finish_epoch(model, split, run: Run, engine, rate: float, train_loss: float, autocast) -> Epoch:
+def _finish_epoch(model, split, run: Run, flops: int, rate: float, train_loss: float, autocast) -> Epoch:
     with autocast():
         validation_loss, accuracy = task.evaluate(model, split)
-    flops = run.flops + (engine.flops if engine else 0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     number = len(run.epochs) + 1
     run.epochs.append(Epoch(number, run.steps, flops, rate, train_loss, validation_loss, accuracy, parameters))
     return run.epochs[-1]
 
 
-def _keep(file: Path, model, optimizer, engine, generators, run: Run, best: float, waited: int) -> None:
+def _keep(file: Path, model, optimizer, growing: Grower | None, generators, run: Run, best: float, waited: int) -> None:
     """Writes all that the next epoch depends on, atomically."""
     content = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "engine": engine.state_dict() if engine else None,
+        "grower": growing.state_dict() if growing else None,
         "generators": [generator.get_state() for generator in generators],
         "random": torch.get_rng_state(),
         "epochs": [asdict(epoch) for epoch in run.epochs],
@@ -199,10 +280,10 @@ def _keep(file: Path, model, optimizer, engine, generators, run: Run, best: floa
     partial.replace(file)
 
 
-def _resume(file: Path, model, optimizer, engine, generators) -> tuple[Run, float, int]:
+def _resume(file: Path, model, optimizer, growing: Grower | None, generators) -> tuple[Run, float, int]:
     content = torch.load(file, weights_only=True, map_location="cpu")
-    if engine:
-        engine.load_state_dict(content["engine"])
+    if growing:
+        growing.load_state_dict(content["grower"])
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     for generator, state in zip(generators, content["generators"], strict=True):

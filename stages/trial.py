@@ -10,15 +10,11 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-from dnm import Growth, count
+from dnm import count
 from stages.data import splits
 from stages.settings import Execution, Row
 from stages.tasks import image_classification as task
-from stages.training import Run, train
-
-# What `enable_aggressive_growth` switches: groups divided at an event, and the fraction that each grows by.
-AGGRESSIVE = (2, 1.0)
-CAREFUL = (1, 0.25)
+from stages.training import Length, Run, train
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,9 @@ class Job:
         settings: the row's settings.
         execution: how to run.
         data: path of the prepared data.
-        arm: baseline, dnm, start or scratch.
+        arm: name of the arm.
         seed: seed of weights, data order and augmentation.
+        grown: whether the network changes while it is trained.
         widths: architecture; None takes the arm's own from the settings.
         flops: training FLOPs to spend; None trains for the epochs of the settings.
         checkpoint: file from which an unfinished trial goes on; empty starts from nothing and keeps nothing.
@@ -43,6 +40,7 @@ class Job:
     data: str
     arm: str
     seed: int
+    grown: bool = False
     widths: task.Widths | None = None
     flops: int | None = None
     checkpoint: str = ""
@@ -70,18 +68,24 @@ def run(job: Job) -> dict[str, Any]:
             f"{job.row}: batch_size is {settings.batch_size}, expected at most the {len(train_split)} training samples"
         )
     example = train_split.batch(torch.arange(1, device=device))[0]
-    total_steps = settings.epochs * per_epoch
-    if job.flops is not None:
-        total_steps = max(1, job.flops // (count(model, example).training * settings.batch_size))
+    length = Length(steps=settings.epochs * per_epoch)
+    if job.flops is not None and job.grown:
+        length = Length(flops=job.flops)
+    elif job.flops is not None:
+        length = Length(steps=max(1, job.flops // (count(model, example).training * settings.batch_size)))
+    grower = None
+    if job.grown:
+        from stages.growing import grower_of
+
+        grower = grower_of(job, data, train_split, length)
     trained = train(
         model,
         train_split,
         validation_split,
         settings,
         seed=job.seed,
-        total_steps=total_steps,
-        growth=_growth(job, data, total_steps) if job.arm == "dnm" else None,
-        probe_size=job.settings.dnm.probe_size,
+        length=length,
+        grower=grower,
         precision=job.execution.precision,
         checkpoint=Path(job.checkpoint) if job.checkpoint else None,
     )
@@ -91,8 +95,8 @@ def run(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "figures": _figures(trained, model, example, test_loss, test_accuracy),
         "curve": [asdict(epoch) for epoch in trained.epochs],
-        "events": [event.as_dict() for event in trained.events],
-        "journal": [entry for event in trained.events for entry in event.entries],
+        "events": trained.events,
+        "journal": [entry for event in trained.events for entry in event["entries"]],
         "widths": [list(block) for block in task.widths_of(model)],
         "machine": {"seconds": time.perf_counter() - started},
     }
@@ -111,7 +115,7 @@ def _figures(trained: Run, model, example, test_loss: float, test_accuracy: floa
         "training_flops": trained.flops,
         "epochs": len(trained.epochs),
         "steps": trained.steps,
-        "edits": sum(len(event.entries) for event in trained.events),
+        "edits": sum(len(event["entries"]) for event in trained.events),
     }
 
 
@@ -128,20 +132,3 @@ def _model(job: Job, data: splits.DataSet):
     widths = job.widths or (networks.baseline if job.arm == "baseline" else networks.start)
     generator = torch.Generator().manual_seed(job.seed)
     return task.network(widths, data.train.images.shape[3], len(data.class_names), generator)
-
-
-def _growth(job: Job, data: splits.DataSet, total_steps: int) -> Growth:
-    dnm = job.settings.dnm
-    edits, fraction = AGGRESSIVE if dnm.enable_aggressive_growth else CAREFUL
-    shape = data.train.images.shape
-    sample = torch.zeros(1, shape[3], shape[1], shape[2])
-    baseline = task.network(job.settings.networks.baseline, shape[3], len(data.class_names), torch.Generator())
-    cost = count(baseline, sample)
-    return Growth(
-        at_steps=tuple(sorted({max(1, round(time * total_steps)) for time in dnm.event_times})),
-        edits_per_event=edits,
-        fraction=fraction,
-        max_parameters=int(dnm.max_parameters * cost.parameters),
-        max_training_flops=int(dnm.max_training_flops * cost.training),
-        seed=job.seed,
-    )

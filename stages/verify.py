@@ -128,8 +128,7 @@ def _forge(clone: Path) -> None:
 def _alter(clone: Path) -> None:
     loop = clone / "stages" / "training.py"
     text = loop.read_text(encoding="utf-8")
-    _rewrite(clone, loop, text.replace("rate = learning_rate(settings, run.steps, total_steps)",
-                                       "rate = 0.999 * learning_rate(settings, run.steps, total_steps)"))  # fmt: skip
+    _rewrite(clone, loop, text.replace("rate = learning_rate(settings,", "rate = 0.999 * learning_rate(settings,"))
 
 
 def _rewrite(clone: Path, file: Path, text: str) -> None:

@@ -80,7 +80,7 @@ def make_job(tiny_row: Row, tiny_data: Path, execution: Execution) -> Callable:
     def make(arm: str = "baseline", seed: int = 0, *, settings: Row = tiny_row, **options) -> Job:
         return Job(**{
             "row": "tiny", "settings": settings, "execution": execution, "data": str(tiny_data), "arm": arm,
-            "seed": seed, **options,
+            "seed": seed, "grown": arm == "dnm", **options,
         })  # fmt: skip
 
     return make

@@ -36,7 +36,7 @@ def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> Callable[[], N
     inside = {id(module) for module in layers.modules(new)}
     spots = [
         (parent, name)
-        for parent in layers.modules(model)
+        for parent in layers.parents(model, old)
         if id(parent) not in inside or parent is model
         for name, child in parent._modules.items()
         if child is old

@@ -18,7 +18,7 @@ from torch import nn
 
 from stages.settings import Row, load
 from stages.tasks import image_classification as task
-from stages.training import Epoch, make_optimizer, train
+from stages.training import Epoch, Length, make_optimizer, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,7 @@ def test_images_per_second(scale: str, size: int, steps: int, rounds: int, capsy
             times.append([middle - started.pop(), clocks() - middle])
         started.append(clocks())
 
-    train(model, split, validation, settings, seed=0, total_steps=(rounds + 1) * steps, after_epoch=bare_round)
+    train(model, split, validation, settings, seed=0, length=Length(steps=(rounds + 1) * steps), after_epoch=bare_round)
     assert len(times) == rounds
     ours, theirs = np.array(times).transpose(1, 2, 0)
     ratios = [statistics.median(column) for column in theirs / ours]

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from stages import bench, cli, documented, estimate, outputs, plan, trial
 from stages.settings import Row, Settings, load
+from tests.stages import small_pipeline
+from tests.stages.small_pipeline import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKSTATION = "scales/workstation/dvc.yaml"
 
 
@@ -270,23 +270,9 @@ def execute(folder: Path, *arguments: str, expected: int = 0) -> str:
 
 
 def test_in_a_real_pipeline(tmp_path: Path) -> None:
-    for name in ("dnm", "stages"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    yaml = YAML()
-    content = yaml.load(ROOT / "params.yaml")
-    row = content["image_classification"]["cifar10"]
-    row["seeds"] = 2
-    row["data"] |= {"train": 100, "test": 20}
-    row["networks"] = {"baseline": [[32], [64]], "start": [[16], [32]]}
-    row["training"] |= {"epochs": 1, "batch_size": 16}
-    content["image_classification"] = {"cifar10": row}
-    yaml.dump(content, tmp_path / "params.yaml")
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
-    shutil.copytree(ROOT / ".dvc" / "plots", tmp_path / ".dvc" / "plots", dirs_exist_ok=True)
-    shutil.copy(ROOT / ".dvc" / "config", tmp_path / ".dvc" / "config")
+    networks = {"baseline": [[32], [64]], "start": [[16], [32]]}
+    row = {"seeds": 2, "data": {"train": 100, "test": 20}, "networks": networks}
+    small_pipeline.make(tmp_path, {**row, "training": {"epochs": 1, "batch_size": 16}})
 
     said = execute(tmp_path, "cifar10", "--baseline")
     metrics = tmp_path / "metrics" / "embedded"

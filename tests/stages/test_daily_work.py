@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -16,7 +15,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.stages import small_pipeline
+from tests.stages.small_pipeline import ROOT
+
 SETTING = "image_classification.cifar10.dnm.enable_aggressive_growth"
 
 
@@ -32,8 +33,7 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))} | own
+        self.environment = small_pipeline.environment()
 
     def run(self, *command: str) -> str:
         ended = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
@@ -51,25 +51,8 @@ class Copy:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A pipeline that has run and is committed, with an experiment, `aggressive`, that ran elsewhere."""
     folder = tmp_path_factory.mktemp("daily work") / "clone"
-    folder.mkdir()
-    for name in ("dnm", "stages"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    yaml = YAML()
-    content = yaml.load(ROOT / "params.yaml")
-    row = content["image_classification"]["cifar10"]
-    row["seeds"] = 2
-    row["data"] |= {"train": 250, "test": 200}
-    row["training"]["epochs"] = 20
-    content["image_classification"] = {"cifar10": row}
-    with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    small_pipeline.make(folder)
     copy = Copy(folder)
-    copy.git("init", "-q")
-    copy.dvc("init", "-q")
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     copy.dvc("repro", "-q")
     copy.git("add", "-A")
     copy.git("commit", "-qm", "results")

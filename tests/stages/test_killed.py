@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.stages import small_pipeline
+
 TARGETS = ("dvc", "stage", "worker")
 TRIALS = 8
 # How many trials are finished, and the seconds after that.
@@ -28,16 +27,16 @@ MOMENTS = [
 FEW = [pytest.param(*moment, marks=() if number < 3 else pytest.mark.nightly) for number, moment in enumerate(MOMENTS)]
 
 
-def environment() -> dict[str, str]:
-    own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DNM_WORKERS": "2"}
-    return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def start(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", "morphogenesis@cifar10", "baseline@cifar10"], cwd=folder,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "dvc", "repro", "morphogenesis@cifar10", "baseline@cifar10"],
+        cwd=folder,
+        env=small_pipeline.environment(DNM_WORKERS="2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def finish(folder: Path) -> str:
@@ -67,23 +66,7 @@ def clean(folder: Path) -> None:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, bytes]]]:
     """A copy of the pipeline with one small row, and its results."""
     folder = tmp_path_factory.mktemp("pipeline") / "clone"
-    folder.mkdir()
-    for name in ("dnm", "stages"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    yaml = YAML()
-    content = yaml.load(ROOT / "params.yaml")
-    row = content["image_classification"]["cifar10"]
-    row["seeds"] = 2
-    row["data"] |= {"train": 250, "test": 200}
-    row["training"]["epochs"] = 20
-    content["image_classification"] = {"cifar10": row}
-    with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, env=environment(), check=True)
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    small_pipeline.make(folder)
     finish(folder)
     yield folder, results(folder)
     shutil.rmtree(folder, ignore_errors=True)

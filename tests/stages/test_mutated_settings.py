@@ -210,7 +210,7 @@ def check_that_it_would_run(found: Settings) -> None:
         steps = sorted({max(1, round(time * total)) for time in row.dnm.event_times})
         assert len(steps) <= row.dnm.max_morphogenesis_events
         for step in {0, total // 2, max(0, total - 1)}:
-            assert 0 <= training.learning_rate(row.training, step, max(1, total)) < math.inf
+            assert 0 <= training.learning_rate(row.training, step, 1, max(1, total)) < math.inf
         check_that_its_networks_fit(row)
 
 

@@ -83,25 +83,26 @@ def code(tmp_path: Path) -> Path:
         ("dnm/cost.py", {"dnm", "baseline"}),
         ("stages/training.py", {"dnm", "baseline"}),
         ("stages/trial.py", {"dnm", "baseline"}),
+        ("stages/growing.py", {"dnm"}),
         ("stages/tasks/image_classification.py", {"dnm", "baseline"}),
         ("stages/data/splits.py", {"dnm", "baseline"}),
         ("stages/tracking.py", set()),
     ],
 )
 def test_one_line_of_code_changes_its_hash(file: str, arms: set[str], code: Path) -> None:
-    before = {arm: records.code_hash(code, arm) for arm in ("dnm", "baseline")}
+    before = {arm: records.code_hash(code, arm == "dnm") for arm in ("dnm", "baseline")}
     with (code / file).open("a", encoding="utf-8") as stream:
         stream.write("# another line\n")
-    assert {arm for arm, value in before.items() if records.code_hash(code, arm) != value} == arms
+    assert {arm for arm, value in before.items() if records.code_hash(code, arm == "dnm") != value} == arms
 
 
 def test_names_count_and_compiled_files_do_not(code: Path) -> None:
-    before = records.code_hash(code, "dnm")
+    before = records.code_hash(code, grown=True)
     (code / "dnm" / "__pycache__").mkdir()
     (code / "dnm" / "__pycache__" / "engine.cpython-311.pyc").write_bytes(b"0")
-    assert records.code_hash(code, "dnm") == before
+    assert records.code_hash(code, grown=True) == before
     (code / "dnm" / "errors.py").rename(code / "dnm" / "faults.py")
-    assert records.code_hash(code, "dnm") != before
+    assert records.code_hash(code, grown=True) != before
 
 
 @pytest.mark.parametrize("arm", ["baseline", "dnm"])
@@ -120,12 +121,12 @@ def test_the_hash_covers_every_line_that_a_trial_runs_through(arm: str, make_job
         sys.setprofile(None)
     ran = {Path(file).relative_to(ROOT).as_posix() for file in files if Path(file).is_relative_to(ROOT)}
     ran = {file for file in ran if file.startswith(("dnm/", "stages/"))}
-    entries = (*records.CODE, "dnm") if arm == "dnm" else records.CODE
+    entries = (*records.CODE, *records.GROWN) if arm == "dnm" else records.CODE
     assert {
         file for file in ran if not any(file == entry or file.startswith(f"{entry}/") for entry in entries)
     } == set()
     assert {"stages/training.py", "stages/tasks/image_classification.py", "dnm/cost.py"} <= ran
-    assert ("dnm/engine.py" in ran) == (arm == "dnm")
+    assert (set(records.GROWN[1:]) <= ran and "dnm/engine.py" in ran) == (arm == "dnm")
 
 
 def test_records_are_kept_and_found_by_their_mark_only(tmp_path: Path) -> None:

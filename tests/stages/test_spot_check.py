@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages import arms, cli, outputs, records, spot_check
+from stages import arms, cli, documented, outputs, records, spot_check, tables
 from stages.settings import Row, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,9 +68,12 @@ def test_a_forged_digit_is_found(context: cli.Context, capsys: pytest.CaptureFix
     [("dnm/operators/divide.py", ["baseline", "scratch", "start"]), ("stages/training.py", [])],
 )
 def test_records_of_other_code_are_told(context: cli.Context, capsys, file: str, left: list[str]) -> None:
+    assert spot_check.stale(context) == {}
     with (context.root / file).open("a", encoding="utf-8") as stream:
         stream.write("# another line\n")
     assert [state.arm for state in spot_check.states(context) if state.today] == left
+    old = [f"{arm}-0" for arm in ("baseline", "dnm", "scratch", "start") if arm not in left]
+    assert spot_check.stale(context) == {"strokes": old}
     if left:
         spot_check.main(dataclasses.replace(context, row_name=""))
         assert "1 of 4 records are of other settings, data or code: dnm-0\n" in capsys.readouterr().out
@@ -78,6 +81,29 @@ def test_records_of_other_code_are_told(context: cli.Context, capsys, file: str,
         with pytest.raises(SystemExit):
             spot_check.main(dataclasses.replace(context, row_name=""))
         assert "FAILED, no record is of today's settings, data and code; run the scale again" in capsys.readouterr().err
+
+
+def test_the_table_marks_stale_records() -> None:
+    document = documented.load()
+    cells = tables.image_classification(document, {}, {}, {})
+    page = tables.image_classification_page(document, cells, {}, {"strokes": ["dnm-0", "dnm-1"]})
+    assert "## Stale\n\nMeasured with other settings, data or code than today's:\n\n- strokes: dnm-0, dnm-1\n" in page
+    assert "Stale" not in tables.image_classification_page(document, cells, {}, {})
+
+
+def test_stale_records_are_told_and_made_anew(context: cli.Context, capsys: pytest.CaptureFixture) -> None:
+    jobs = [arms.job(context, arm, 0) for arm in ("baseline", "dnm")]
+    before = arms.run(context, jobs, "again")
+    assert "again: 2 of 2 trials are finished already\n" in capsys.readouterr().err
+    with (context.root / "dnm" / "engine.py").open("a", encoding="utf-8") as stream:
+        stream.write("# another line\n")
+    after = arms.run(context, jobs, "again")
+    said = capsys.readouterr().err
+    assert "again: 1 of 2 trials are finished already\n" in said
+    assert "again: of other settings, data or code, made anew: dnm-0\n" in said
+    assert [result["fingerprint"] for result in before[:1]] == [result["fingerprint"] for result in after[:1]]
+    assert before[1]["fingerprint"] != after[1]["fingerprint"] and before[1]["figures"] == after[1]["figures"]
+    assert all(state.today for state in spot_check.states(context))
 
 
 def test_a_scale_without_records(context: cli.Context, execution) -> None:

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dnm import Growth, Morphogenesis, count
-from stages import training
+from dnm import Divide, Event, Growth, Morphogenesis, apply, count
+from stages import growing, training
 from stages.data import splits
 from stages.settings import Row, Training
 from stages.tasks import image_classification as task
+from stages.training import Length
 
 PER_EPOCH = 6  # 96 training images, 16 a batch
 
@@ -53,6 +54,19 @@ def growth(row: Row, *at_steps: int) -> Growth:
     )
 
 
+def grower(plan: Growth | None, split: task.Split) -> Callable | None:
+    """What makes the grower of a plan, with 32 images of the split for probe."""
+    if plan is None:
+        return None
+    probe, labels = split.batch(torch.arange(32))
+
+    def make(model: nn.Module, optimizer: torch.optim.Optimizer) -> growing.ScheduledGrower:
+        engine = growing.Morphogenesis(model, plan, probe, optimizer)
+        return growing.ScheduledGrower(engine, lambda: task.loss(model(probe), labels))
+
+    return make
+
+
 def same_bits(one: nn.Module, other: nn.Module) -> bool:
     first, second = one.state_dict(), other.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -64,12 +78,12 @@ def same_bits(one: nn.Module, other: nn.Module) -> bool:
 @pytest.mark.parametrize("step", [0, 1, 57, 199, 200])
 def test_constant_learning_rate(settings: Training, step: int) -> None:
     constant = dataclasses.replace(settings, schedule="constant", learning_rate=0.3)
-    assert training.learning_rate(constant, step, 200) == 0.3
+    assert training.learning_rate(constant, step, 1, 200) == 0.3
 
 
 def test_trapezoid(settings: Training) -> None:
     trapezoid = dataclasses.replace(settings, schedule="trapezoid", learning_rate=0.5, warmup=0.1, decay_from=0.6)
-    rates = [training.learning_rate(trapezoid, step, 200) for step in range(201)]
+    rates = [training.learning_rate(trapezoid, step, 1, 200) for step in range(201)]
     up = [0.5 * (step + 1) / 20 for step in range(20)]
     flat = [0.5] * 101
     down = [0.5 * (200 - step) / 80 for step in range(121, 201)]
@@ -81,7 +95,7 @@ def test_trapezoid(settings: Training) -> None:
 @pytest.mark.parametrize("total", [1, 2, 7, 1000])
 def test_trapezoid_without_slopes_is_flat(settings: Training, total: int) -> None:
     flat = dataclasses.replace(settings, schedule="trapezoid", warmup=0.0, decay_from=1.0)
-    rates = {training.learning_rate(flat, step, total) for step in range(total)}
+    rates = {training.learning_rate(flat, step, 1, total) for step in range(total)}
     assert rates == {settings.learning_rate}
 
 
@@ -97,8 +111,8 @@ def test_the_schedule_reaches_the_optimizer(
         return optimizer
 
     monkeypatch.setattr(training, "make_optimizer", recording)
-    run = training.train(network(tiny_row), *train_and_validation, settings, seed=0, total_steps=10)
-    assert used == [training.learning_rate(settings, step, 10) for step in range(10)]
+    run = training.train(network(tiny_row), *train_and_validation, settings, seed=0, length=Length(steps=10))
+    assert used == [training.learning_rate(settings, step, 1, 10) for step in range(10)]
     assert [epoch.learning_rate for epoch in run.epochs] == [used[5], used[9]]
 
 
@@ -117,6 +131,7 @@ def validation_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]]
 
 
 #         lowest at epoch 2; an equal loss is not a lower one
+LONG = Length(steps=10 * PER_EPOCH)
 LOSSES = [1.0, 0.8, 0.9, 0.8, 0.85, 0.81, 0.7, 0.6, 0.5, 0.4]
 
 
@@ -124,7 +139,9 @@ LOSSES = [1.0, 0.8, 0.9, 0.8, 0.85, 0.81, 0.7, 0.6, 0.5, 0.4]
 def test_early_stopping(settings, tiny_row, train_and_validation, validation_losses, patience: int, epochs: int):
     validation_losses(LOSSES)
     stopping = dataclasses.replace(settings, early_stopping=True, patience=patience)
-    run = training.train(network(tiny_row), *train_and_validation, stopping, seed=0, total_steps=10 * PER_EPOCH)
+    run = training.train(
+        network(tiny_row), *train_and_validation, stopping, seed=0, length=Length(steps=10 * PER_EPOCH)
+    )
     assert len(run.epochs) == epochs
     assert run.steps == epochs * PER_EPOCH
     assert [epoch.validation_loss for epoch in run.epochs] == LOSSES[:epochs]
@@ -133,7 +150,7 @@ def test_early_stopping(settings, tiny_row, train_and_validation, validation_los
 def test_without_early_stopping_it_goes_on(settings, tiny_row, train_and_validation, validation_losses) -> None:
     validation_losses([1.0, 2.0, 3.0, 4.0])
     going_on = dataclasses.replace(settings, early_stopping=False, patience=1)
-    run = training.train(network(tiny_row), *train_and_validation, going_on, seed=0, total_steps=4 * PER_EPOCH)
+    run = training.train(network(tiny_row), *train_and_validation, going_on, seed=0, length=Length(steps=4 * PER_EPOCH))
     assert len(run.epochs) == 4
 
 
@@ -141,7 +158,7 @@ def test_without_early_stopping_it_goes_on(settings, tiny_row, train_and_validat
 def test_total_steps_with_a_part_epoch(settings, tiny_row, train_and_validation, total: int, steps: list[int]) -> None:
     seen: list[training.Epoch] = []
     run = training.train(
-        network(tiny_row), *train_and_validation, settings, seed=0, total_steps=total, after_epoch=seen.append
+        network(tiny_row), *train_and_validation, settings, seed=0, length=Length(steps=total), after_epoch=seen.append
     )
     assert run.steps == total
     assert [epoch.step for epoch in run.epochs] == steps
@@ -153,7 +170,7 @@ def test_every_epoch_is_validated_with_the_weights_of_its_end(settings, tiny_row
     model, (train_split, validation) = network(tiny_row), train_and_validation
     again: list[tuple[float, float]] = []
     run = training.train(
-        model, train_split, validation, settings, seed=0, total_steps=14,
+        model, train_split, validation, settings, seed=0, length=Length(steps=14),
         after_epoch=lambda epoch: again.append(task.evaluate(model, validation)),
     )  # fmt: skip
     assert [(epoch.validation_loss, epoch.validation_accuracy) for epoch in run.epochs] == again
@@ -165,7 +182,7 @@ def test_a_loss_that_is_not_finite_ends_it(settings, tiny_row, train_and_validat
     train_split, validation = train_and_validation
     broken = dataclasses.replace(train_split, mean=train_split.mean * math.nan)
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 1; lower learning_rate \(0.004\) or set grad"):
-        training.train(network(tiny_row), broken, validation, settings, seed=0, total_steps=12)
+        training.train(network(tiny_row), broken, validation, settings, seed=0, length=Length(steps=12))
 
 
 # What it costs
@@ -174,7 +191,7 @@ def test_a_loss_that_is_not_finite_ends_it(settings, tiny_row, train_and_validat
 def test_flops_of_a_fixed_network(settings, tiny_row, train_and_validation) -> None:
     model = network(tiny_row)
     cost = count(model, torch.zeros(1, 3, 8, 8))
-    run = training.train(model, *train_and_validation, settings, seed=0, total_steps=8)
+    run = training.train(model, *train_and_validation, settings, seed=0, length=Length(steps=8))
     assert run.flops == 8 * 16 * cost.training
     assert [epoch.flops for epoch in run.epochs] == [6 * 16 * cost.training, 8 * 16 * cost.training]
     assert {epoch.parameters for epoch in run.epochs} == {cost.parameters}
@@ -187,18 +204,94 @@ def test_flops_of_a_growing_network(settings, tiny_row, train_and_validation, mo
         engines.append(Morphogenesis(*arguments))
         return engines[-1]
 
-    monkeypatch.setattr(training, "Morphogenesis", make)
+    monkeypatch.setattr(growing, "Morphogenesis", make)
     run = training.train(
-        network(tiny_row, "start"), *train_and_validation, settings, seed=0, total_steps=10,
-        growth=growth(tiny_row, 2, 7), probe_size=32,
+        network(tiny_row, "start"), *train_and_validation, settings, seed=0, length=Length(steps=10),
+        grower=grower(growth(tiny_row, 2, 7), train_and_validation[0]),
     )  # fmt: skip
-    (engine,), (first, second) = engines, run.events
+    (engine,) = engines
+    first, second = (Event.from_dict(event) for event in run.events)
     assert first.before.training < second.before.training < second.after.training
     steps = 2 * first.before.training + 5 * second.before.training + 3 * second.after.training
     assert run.flops == 16 * steps + engine.flops
     assert engine.flops > 32 * (first.before.training + second.before.training)
     assert run.epochs[-1].flops == run.flops
     assert [epoch.parameters for epoch in run.epochs] == [first.after.parameters, second.after.parameters]
+
+
+def test_a_run_of_flops_takes_the_steps_that_it_can_pay(settings, tiny_row, train_and_validation) -> None:
+    step = 16 * count(network(tiny_row), torch.zeros(1, 3, 8, 8)).training
+
+    def once(length: Length) -> tuple[training.Run, nn.Module]:
+        model = network(tiny_row)
+        return training.train(model, *train_and_validation, settings, seed=0, length=length), model
+
+    (by_steps, one), (by_flops, other) = once(Length(steps=8)), once(Length(flops=8 * step))
+    assert by_flops.steps == 8 and by_flops.flops == by_steps.flops
+    assert [e.learning_rate for e in by_flops.epochs] == pytest.approx([e.learning_rate for e in by_steps.epochs])
+    torch.testing.assert_close(one.state_dict(), other.state_dict())
+    assert once(Length(flops=8 * step - 1))[0].steps == 7
+    assert once(Length(flops=1))[0].steps == 1
+
+
+def test_a_growing_run_of_flops_spends_no_more(settings, tiny_row, train_and_validation) -> None:
+    step = 16 * count(network(tiny_row, "start"), torch.zeros(1, 3, 8, 8)).training
+    run = training.train(
+        network(tiny_row, "start"), *train_and_validation, settings, seed=0, length=Length(flops=40 * step),
+        grower=grower(growth(tiny_row, 2, 7), train_and_validation[0]),
+    )  # fmt: skip
+    last = 16 * Event.from_dict(run.events[-1]).after.training
+    assert last > step
+    assert 40 * step - last < run.flops <= 40 * step
+    # The schedule ends where the FLOPs do.
+    assert 0 < run.epochs[-1].learning_rate < 0.1 * settings.learning_rate
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 1, "flops": 1}])
+def test_a_length_is_of_one_kind(given: dict) -> None:
+    with pytest.raises(ValueError, match="in steps .* or in FLOPs .*: one of them"):
+        Length(**given)
+
+
+def test_a_grower_is_asked_and_obeyed(settings, tiny_row, train_and_validation) -> None:
+    """Told how far the run is and how it does; its factor is the optimizer's; what it changes costs at once."""
+    told: list[tuple] = []
+    costs: list[int] = []
+
+    class Widening:
+        events, flops = [{"entries": ()}], 1000
+
+        def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+            self.model, self.optimizer = model, optimizer
+
+        def after_step(self, done: float) -> bool:
+            told.append((done, self.optimizer.param_groups[0]["lr"]))
+            return False
+
+        def after_epoch(self, done: float, validation_loss: float) -> bool:
+            told.append((done, validation_loss))
+            split = train_and_validation[0]
+            apply(self.model, Divide("0", (0, 1)), split.batch(torch.arange(8))[0], [self.optimizer])
+            costs.append(count(self.model, torch.zeros(1, 3, 8, 8)).training)
+            return True
+
+        def learning_rate_factor(self) -> float:
+            return 0.5
+
+    model = network(tiny_row)
+    before = count(model, torch.zeros(1, 3, 8, 8)).training
+    run = training.train(model, *train_and_validation, settings, seed=0, length=Length(steps=8), grower=Widening)
+    rates = [training.learning_rate(settings, step, 1, 8) / 2 for step in range(8)]
+    steps = [((step + 1) / 8, rate) for step, rate in enumerate(rates)]
+    assert told == [
+        *steps[:6],
+        (6 / 8, run.epochs[0].validation_loss),
+        *steps[6:],
+        (1.0, run.epochs[1].validation_loss),
+    ]
+    assert run.events == Widening.events
+    assert before < costs[0]
+    assert run.flops == 16 * (6 * before + 2 * costs[0]) + 1000
 
 
 # What decides its bits
@@ -210,7 +303,12 @@ def test_the_same_seed_gives_the_same_bits(settings, tiny_row, train_and_validat
         model = network(tiny_row, arm)
         plan = growth(tiny_row, 2, 7) if grows else None
         return model, training.train(
-            model, *train_and_validation, settings, seed=seed, total_steps=9, growth=plan, probe_size=32
+            model,
+            *train_and_validation,
+            settings,
+            seed=seed,
+            length=Length(steps=9),
+            grower=grower(plan, train_and_validation[0]),
         )
 
     # Nothing comes from the global generator.
@@ -244,8 +342,8 @@ def test_an_ended_run_goes_on_with_the_same_bits(
         model = network(tiny_row, arm)
         plan = growth(tiny_row, 2, 14) if grows else None
         return model, training.train(
-            model, *train_and_validation, settings, seed=3, total_steps=27, growth=plan, probe_size=32,
-            checkpoint=checkpoint, after_epoch=end,
+            model, *train_and_validation, settings, seed=3, length=Length(steps=27),
+            grower=grower(plan, train_and_validation[0]), checkpoint=checkpoint, after_epoch=end,
         )  # fmt: skip
 
     seen: list[int] = []
@@ -269,7 +367,7 @@ def test_an_ended_run_that_was_stopped_early_stays_stopped(settings, tiny_row, t
 
     def once() -> training.Run:
         return training.train(
-            network(tiny_row), *train_and_validation, stopping, seed=0, total_steps=600, checkpoint=file
+            network(tiny_row), *train_and_validation, stopping, seed=0, length=Length(steps=600), checkpoint=file
         )
 
     first = once()
@@ -292,8 +390,8 @@ def test_every_arm_sees_the_same_batches(settings, tiny_row, train_and_validatio
         with monkeypatch.context() as patch:
             patch.setattr(task.Split, "batch", recording)
             training.train(
-                network(tiny_row, arm), *train_and_validation, settings, seed=5, total_steps=14, growth=plan,
-                probe_size=32,
+                network(tiny_row, arm), *train_and_validation, settings, seed=5, length=Length(steps=14),
+                grower=grower(plan, train_and_validation[0]),
             )  # fmt: skip
         return seen
 
@@ -409,7 +507,7 @@ def test_a_bare_loop_gives_the_same_bits(
     settings = dataclasses.replace(settings, optimizer=optimizer, gradient_clipping=clipping, schedule="constant")
     seed, steps = 11, 8
     model = network(tiny_row)
-    run = training.train(model, train_split, validation, settings, seed=seed, total_steps=steps)
+    run = training.train(model, train_split, validation, settings, seed=seed, length=Length(steps=steps))
 
     bare = network(tiny_row)
     if optimizer == "AdamW":
