@@ -21,14 +21,17 @@ def _judge(rows: list[zoo.Row]) -> None:
     assert len(low) <= ALLOWED_BELOW, f"groups that can grow cover less than {LEAST_COVERAGE:.0%} of {low}"
 
 
-def test_models_up_to_100M_parameters():
-    _judge(zoo.run(zoo.names(nightly=False)))
+def test_models_up_to_100M_parameters(tmp_path):
+    chosen = zoo.names(nightly=False)
+    rows = zoo.run_apart(chosen, tmp_path)
+    assert [row.name for row in rows] == chosen
+    _judge(rows)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", zoo.names(nightly=True))
-def test_models_above_100M_parameters(name):
-    _judge([zoo.run([name])[0]])
+def test_models_above_100M_parameters(name, tmp_path):
+    _judge(zoo.run_apart([name], tmp_path))
 
 
 def test_the_committed_table_holds_all_models_and_is_what_a_run_gives():

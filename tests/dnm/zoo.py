@@ -7,9 +7,12 @@ larger ones, names just these; rows that were not taken anew stay as they are.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,7 +30,7 @@ from dnm import journal, surgery
 from dnm.graph import tensors_in
 from dnm.operators import units
 from dnm.recording import untouched
-from stages import trials
+from stages import environment, trials
 
 # Norm of the difference over norm.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -362,6 +365,20 @@ def run(chosen: list[str], finished: Callable[[str, Row], None] = lambda name, r
     return trials.run(check, chosen, title="zoo", finished=finished, preload=("torch._dynamo", "torchvision"))
 
 
+def run_apart(chosen: list[str], folder: Path) -> list[Row]:
+    """`run` in a process whose arithmetic may take the paths that are fastest here, not the same ones everywhere.
+
+    Args:
+        chosen: names of models.
+        folder: for the rows on their way.
+    """
+    file = folder / "rows.json"
+    fast = {name: value for name, value in os.environ.items() if name not in environment.CPU_CAPS}
+    command = [sys.executable, "-m", "tests.dnm.zoo", "--rows", str(file), *chosen]
+    subprocess.run(command, cwd=TABLE.parents[1], env=fast, check=True)
+    return [Row(**values) for values in json.loads(file.read_text())]
+
+
 COLUMNS = {"Divide": "Divide", "Divide float32": "Divide, float32", "AddResidual": "AddResidual",
            "AddAttention": "AddAttention", "Connect": "Connect"}  # fmt: skip
 HEADER = [
@@ -417,6 +434,8 @@ def main(arguments: list[str]) -> None:
         # The largest take five times their size in float64: one after the other.
         for name in names(nightly=True):
             write(run([name]))
+    elif arguments[:1] == ["--rows"]:
+        Path(arguments[1]).write_text(json.dumps([asdict(row) for row in run(arguments[2:])]))
     else:
         run(arguments or names(nightly=False), lambda name, row: write([row]))
 
