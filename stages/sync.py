@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, action="append", help="settings file of a scale; default: all scales")
     arguments = parser.parse_args()
     files = arguments.params or [ROOT / "params.yaml", *sorted(ROOT.glob("scales/*/params.yaml"))]
-    with cli.told(parser.prog):
+    with cli.told(parser.prog, "what was logged is kept: run it again"):
         raise SystemExit(sync(files))
 
 
