@@ -1,0 +1,290 @@
+"""What could be done to a network, what each of it would cost, and which of it pays."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dnm import journal
+from dnm.calibration import Calibration, Terms
+from dnm.cost import Cost, count
+from dnm.detect import bottleneck
+from dnm.detect.bottleneck import Figures
+from dnm.detect.estimates import Estimate
+from dnm.detect.probe import Probe
+from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit
+from dnm.errors import DnmError
+from dnm.events import Row
+from dnm.graph import Graph, Place
+from dnm.operators.branch import Gated, Residual
+from dnm.policy import Outlook, Policy
+from dnm.surgery import possible
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An edit that could be taken, and what it would do to the network as it is.
+
+    Attributes:
+        edit: the edit.
+        place: what it acts on.
+        figures: of its place.
+        terms: what its gain is predicted from.
+        added_parameters: by it.
+        added_flops: of a forward and backward pass of one sample, by it.
+    """
+
+    edit: Edit
+    place: str
+    figures: Figures
+    terms: Terms
+    added_parameters: int
+    added_flops: int
+
+
+def candidates(
+    model: nn.Module,
+    graph: Graph,
+    seen: Probe,
+    inputs: Tensor | tuple | dict,
+    cost: Cost,
+    policy: Policy,
+    *,
+    labels: Tensor | None = None,
+    seed: int = 0,
+) -> list[Candidate]:
+    """Every edit that the policy's operators allow here and that its limits leave room for.
+
+    Args:
+        model: the model; not changed.
+        graph: its channel groups.
+        seen: the probe's record of it.
+        inputs: example inputs, for counting and planning.
+        cost: of the model.
+        policy: operators, sizes, limits.
+        labels: classes of the probe's samples, where there are any.
+        seed: of what the edits draw.
+
+    Returns:
+        One candidate per operator and place, in the order of the data; a division is as large as the policy asks for,
+        or as large as its limits allow.
+    """
+    measured = bottleneck.measure(seen, policy.theories, labels)
+    found = []
+    for edit in _edits(model, graph, seen, inputs, policy, seed):
+        fitted = _fitted(model, graph, edit, inputs, policy)
+        if fitted is None:
+            continue
+        edit, after = fitted
+        terms = Terms(type(edit).__name__, _growth(cost, after), {})
+        figures = _figures(measured, model, graph, edit)
+        added = after.parameters - cost.parameters, after.training - cost.training
+        found.append(Candidate(edit, place_of(edit), figures, terms, *added))
+    rows = bottleneck.covariates([item.figures for item in found], policy.theories)
+    return [
+        replace(item, terms=replace(item.terms, covariates=row)) for item, row in zip(found, rows, strict=True)
+    ]  # fmt: skip
+
+
+def choose(
+    found: Sequence[Candidate],
+    cost: Cost,
+    outlook: Outlook,
+    calibration: Calibration,
+    policy: Policy,
+    *,
+    spent: int = 0,
+) -> tuple[list[Candidate], list[Row]]:
+    """Takes the candidate with the best net gain per FLOP that it costs, again and again, while one pays.
+
+    Net gain is the predicted gain less the policy's caution times its standard error, less the price of seeing fewer
+    samples. What an edit costs is what it adds to each sample in what is left of the run, and what the look cost. Each
+    candidate is taken once. What several add is summed; two that meet in one layer add a little more together, which
+    the engine sees when it counts.
+
+    Args:
+        found: the candidates.
+        cost: of the model as it is.
+        outlook: what is left of the run.
+        calibration: predicts gains.
+        policy: limits, caution, edits per event.
+        spent: FLOPs that this look has cost.
+
+    Returns:
+        The candidates to take, in order, and one row per candidate with the decision and its reason.
+    """
+    taken: list[int] = []
+    rows: dict[int, Row] = {}
+    parameters, flops = cost.parameters, cost.training
+    while len(taken) <= policy.edits_per_event:
+        full = len(taken) == policy.edits_per_event
+        best: tuple[float, int] | None = None
+        for number, item in enumerate(found):
+            if number in taken:
+                continue
+            new_parameters, new_flops = parameters + item.added_parameters, flops + item.added_flops
+            unit = outlook.unit(policy, new_parameters, new_flops / cost.training)
+            gain = calibration.predict([item.terms], unit)
+            price = outlook.price(policy, new_parameters, flops / cost.training, new_flops / cost.training)
+            net = gain.value - policy.caution * gain.standard_error - price
+            reason = _refused(new_parameters, new_flops, net, policy)
+            rows[number] = _row(item, gain, price, reason or "other places gain more for what they cost")
+            score = net / (spent + max(1.0, item.added_flops * outlook.remaining_samples))
+            if reason is None and not full and (best is None or score > best[0]):
+                best = score, number
+        if best is None:
+            break
+        number = best[1]
+        taken.append(number)
+        rows[number] = replace(rows[number], taken=True, reason="the most gain for what it costs")
+        parameters, flops = parameters + found[number].added_parameters, flops + found[number].added_flops
+    return [found[number] for number in taken], [rows[number] for number in range(len(found))]
+
+
+def place_of(edit: Edit) -> str:
+    """The group, layer or pair of layers that an edit acts on."""
+    if isinstance(edit, Connect):
+        return f"{edit.source} -> {edit.target}"
+    return edit.at if isinstance(edit, (AddResidual, AddAttention)) else edit.group
+
+
+def _refused(parameters: int, flops: int, net: float, policy: Policy) -> str | None:
+    if policy.max_parameters is not None and parameters > policy.max_parameters:
+        return f"{parameters:,} parameters, max_parameters is {policy.max_parameters:,}"
+    if policy.max_training_flops is not None and flops > policy.max_training_flops:
+        return f"{flops:,} FLOPs a sample, max_training_flops is {policy.max_training_flops:,}"
+    if net <= 0.0:
+        return "costs more than it gains in what is left of the run"
+    return None
+
+
+def _row(item: Candidate, gain: Estimate, price: float, reason: str) -> Row:
+    return Row(
+        operator=item.terms.operator,
+        place=item.place,
+        figures=item.figures,
+        covariates=item.terms.covariates,
+        gain=gain,
+        price=price,
+        added_parameters=item.added_parameters,
+        added_flops=item.added_flops,
+        taken=False,
+        reason=reason,
+    )
+
+
+def _edits(model: nn.Module, graph: Graph, seen: Probe, inputs, policy: Policy, seed: int) -> list[Edit]:
+    found: list[Edit] = []
+    if "Divide" in policy.operators:
+        for group in graph.groups:
+            if group.divisible:
+                found.append(_division(model, graph, seen, group.name, policy, seed))
+    places = _places(model, graph)
+    if "AddResidual" in policy.operators:
+        found += [AddResidual(place.path, seed=seed) for place in places]
+    if "AddAttention" in policy.operators:
+        found += [
+            AddAttention(place.path, reduction=min(4, place.channels), seed=seed)
+            for place in places
+            if place.num_dimensions >= (3 if place.dimension == 1 else 4)
+            and not _gated(model.get_submodule(place.path))
+        ]
+    if "Connect" in policy.operators:
+        found += [edit for edit in possible(model, graph, inputs) if isinstance(edit, Connect)]
+    return found
+
+
+def _places(model: nn.Module, graph: Graph) -> list[Place]:
+    """One place per layer that makes channels: the last module behind it, where norm and activation are over.
+
+    What edits have put into the model counts as one module: no branch is put into a branch.
+    """
+    last: dict[tuple[str, int], Place] = {}
+    for place in graph.places:
+        parts = place.path.split(".")
+        outer = [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
+        module = model.get_submodule(place.path)
+        inserted = isinstance(module, (Residual, Gated))
+        inside = any(isinstance(item, (Residual, Gated)) for item in outer)
+        if not inside and (inserted or not list(module.children())):
+            last[place.near, math.prod(place.positions)] = place
+    return list(last.values())
+
+
+def _gated(module: nn.Module) -> bool:
+    while isinstance(module, (Residual, Gated)):
+        if isinstance(module, Gated):
+            return True
+        module = module.layer
+    return False
+
+
+def _division(model: nn.Module, graph: Graph, seen: Probe, name: str, policy: Policy, seed: int) -> Divide:
+    """The units with the largest gradients, as many as the policy asks for."""
+    group = graph.group(name)
+    gradients = bottleneck.unit_gradients(seen, model, graph, name)
+    order = torch.arange(group.width) if gradients is None else gradients.argsort(descending=True, stable=True)
+    fill = "twin" if group.uniform else policy.fill
+    return Divide(name, tuple(order[: _added(group.width, group.uniform, policy)].tolist()), fill=fill, seed=seed)
+
+
+def _added(width: int, uniform: bool, policy: Policy) -> int:
+    if uniform:
+        return width
+    multiple = multiple_of(width, policy)
+    return multiple * min(width // multiple, max(1, round(policy.fraction * width / multiple)))
+
+
+def multiple_of(width: int, policy: Policy) -> int:
+    """In what numbers units are added to a group of this width, or taken from it."""
+    return policy.multiple if width >= 2 * policy.multiple else min(2, width)
+
+
+def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) -> tuple[Edit, Cost] | None:
+    """The edit, made smaller where a limit asks for it, and what the model costs after it; None where nothing fits."""
+    while True:
+        after = cost_after(model, graph, edit, inputs)
+        if after is None:
+            return None
+        fits = (policy.max_parameters is None or after.parameters <= policy.max_parameters) and (
+            policy.max_training_flops is None or after.training <= policy.max_training_flops
+        )
+        if fits or not isinstance(edit, Divide) or graph.group(edit.group).uniform:
+            return edit, after
+        fewer = len(edit.units) - multiple_of(graph.group(edit.group).width, policy)
+        if fewer < 1:
+            return edit, after
+        edit = replace(edit, units=edit.units[:fewer])
+
+
+def cost_after(model: nn.Module, graph: Graph, edit: Edit, inputs: Tensor | tuple | dict) -> Cost | None:
+    """What the model would cost after an edit; None where it does not fit."""
+    operator = journal.OPERATORS[type(edit).__name__][1]
+    shadow = copy.deepcopy(model)
+    try:
+        operator.carry_out(shadow, edit, operator.plan(shadow, graph, edit, inputs))
+        return count(shadow, inputs)
+    except DnmError:
+        return None
+
+
+def _growth(before: Cost, after: Cost) -> float:
+    """How much larger an edit makes a network, in e-foldings: the mean of those of its parameters and of its FLOPs.
+
+    By parameters alone the last layers of a convolutional network would look best, which have most of them and cost
+    few FLOPs; by FLOPs alone the first.
+    """
+    return 0.5 * (math.log(after.parameters / before.parameters) + math.log(after.training / before.training))
+
+
+def _figures(measured: Mapping[str, Figures], model: nn.Module, graph: Graph, edit: Edit) -> Figures:
+    if isinstance(edit, Divide):
+        return bottleneck.of_group(measured, model, graph, edit.group)
+    path = edit.target if isinstance(edit, Connect) else place_of(edit)
+    near = {place.path: place.near.rpartition(".")[0] for place in graph.places}
+    return dict(measured.get(near.get(path, path), {}))
