@@ -59,7 +59,8 @@ def fit(points: Sequence[tuple[float, float]], stretch: float = STRETCH) -> Line
         stretch: points are used whose number of samples is at least that of the last one over this factor.
 
     Returns:
-        The line; None where fewer than three points lie in the stretch, or where a loss in it is not positive.
+        The line; None where fewer than three points lie in the stretch, all lie at one number of samples, or a loss in
+        it is not positive.
     """
     used = [(samples, loss) for samples, loss in points if samples * stretch >= points[-1][0]]
     if len(used) < MIN_POINTS or min(loss for _, loss in used) <= 0.0:
@@ -68,6 +69,8 @@ def fit(points: Sequence[tuple[float, float]], stretch: float = STRETCH) -> Line
     at = sum(x for x, _ in used) / len(used)
     level = sum(y for _, y in used) / len(used)
     spread = sum((x - at) ** 2 for x, _ in used)
+    if spread == 0.0:
+        return None
     rise = sum((x - at) * (y - level) for x, y in used) / spread
     rest = sum((y - level - rise * (x - at)) ** 2 for x, y in used)
     return Line(-rise, at, level, rest / (len(used) - 2), len(used), spread)

@@ -273,11 +273,11 @@ class Morphogenesis:
         self.flops += counter.flops
 
     def _timed(self, event: Callable[[], Event]) -> Event:
-        started, spent = time.perf_counter(), self.flops
+        started, spent, position = time.perf_counter(), self.flops, self.position
         # Two events cannot be told apart by one curve.
         if self._watch is not None:
             self._settle("kept", "the next event came before the end of its grace period")
-        made = event().but(flops=self.flops - spent)
+        made = event().but(flops=self.flops - spent, position=position)
         self.events.append(made)
         self.seconds.append(time.perf_counter() - started)
         return made

@@ -1,0 +1,174 @@
+"""What could be done and what is chosen: sizes, limits, gain per cost, budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dnm import AddAttention, AddResidual, Connect, Divide, apply, count, trace
+from dnm.calibration import Calibration, Terms
+from dnm.choice import Candidate, candidates, choose
+from dnm.cost import Cost
+from dnm.detect import probe
+from dnm.detect.estimates import Estimate
+from dnm.policy import OPERATORS, Outlook, Policy
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 5, 3, padding=1), nn.ReLU()
+        )
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+def model_and_batch() -> tuple[Network, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return Network(), torch.randn(12, 2, 6, 6), torch.arange(12) % 3
+
+
+def found(policy: Policy, model: nn.Module | None = None) -> list[Candidate]:
+    other, inputs, labels = model_and_batch()
+    model = model or other
+    seen = probe.look(model, lambda: nn.functional.cross_entropy(model(inputs), labels))
+    return candidates(model, trace(model, inputs), seen, inputs, count(model, inputs), policy)
+
+
+def test_every_operator_has_its_places() -> None:
+    _, inputs, _ = model_and_batch()
+    edits = [item.edit for item in found(Policy(operators=OPERATORS, theories=()))]
+    assert [edit.group for edit in edits if isinstance(edit, Divide)] == ["stem.0", "body.0", "body.3"]
+    # Behind norm and activation; the logits are a place as well.
+    assert [edit.at for edit in edits if isinstance(edit, AddResidual)] == ["stem.2", "body.2", "body.4", "head"]
+    assert [edit.at for edit in edits if isinstance(edit, AddAttention)] == ["stem.2", "body.2", "body.4"]
+    assert [(edit.source, edit.target) for edit in edits if isinstance(edit, Connect)] == [
+        ("stem.0", "stem.1"),
+        ("body.0", "body.3"),
+    ]
+    for edit in edits:
+        apply(model_and_batch()[0], edit, inputs)
+
+
+def test_what_was_inserted_is_one_module_and_is_not_gated_twice() -> None:
+    model, inputs, _ = model_and_batch()
+    apply(model, AddResidual("body.2"), inputs)
+    apply(model, AddAttention("stem.2"), inputs)
+    edits = [item.edit for item in found(Policy(operators=("AddResidual", "AddAttention"), theories=()), model)]
+    assert [edit.at for edit in edits if isinstance(edit, AddResidual)] == ["stem.2", "body.2", "body.4", "head"]
+    assert [edit.at for edit in edits if isinstance(edit, AddAttention)] == ["body.2", "body.4"]
+
+
+def test_what_a_candidate_adds_is_what_applying_it_adds() -> None:
+    policy = Policy(operators=OPERATORS, theories=())
+    for item in found(policy):
+        model, inputs, _ = model_and_batch()
+        before = count(model, inputs)
+        apply(model, item.edit, inputs)
+        after = count(model, inputs)
+        assert after.parameters - before.parameters == item.added_parameters
+        assert after.training - before.training == item.added_flops
+
+
+def test_sizes_of_divisions() -> None:
+    def added(**changes: Any) -> list[int]:
+        items = found(Policy(theories=(), **changes))
+        return [len(item.edit.units) for item in items if isinstance(item.edit, Divide)]
+
+    # A quarter in whole multiples, of at least one: of 8 in groups of at least 16, of 2 in smaller ones.
+    assert added() == [2, 8, 2]
+    assert added(enable_aggressive_growth=True) == [8, 16, 4]
+    assert added(multiple=4) == [4, 4, 2]
+    # The largest that a limit allows.
+    model, inputs, _ = model_and_batch()
+    parameters = count(model, inputs).parameters
+    assert added(enable_aggressive_growth=True, max_parameters=parameters + 700) == [4, 8, 4]
+
+
+def test_the_units_with_the_largest_gradients_are_divided() -> None:
+    model, inputs, labels = model_and_batch()
+    model.eval()
+    nn.functional.cross_entropy(model(inputs), labels).backward()
+    norms = model.get_parameter("body.0.weight").grad.flatten(1).norm(dim=1)  # pyright: ignore[reportOptionalMemberAccess]
+    edit = found(Policy(theories=()))[1].edit
+    assert isinstance(edit, Divide)
+    assert list(edit.units) == norms.argsort(descending=True)[:8].tolist()
+
+
+def candidate(name: str, growth: float, parameters: int, flops: int, score: float = 0.0) -> Candidate:
+    terms = Terms("Divide", growth, {"gradient": score})
+    return Candidate(Divide(name, (0,)), name, {}, terms, parameters, flops)
+
+
+COST = Cost(parameters=1000, forward=1000, training=3000, activation_memory=0)
+OUTLOOK = Outlook(samples=1000, remaining_samples=100_000.0, priced=True, loss=1.0)
+
+
+def chosen(
+    items: list[Candidate], policy: Policy, outlook: Outlook = OUTLOOK, **options: Any
+) -> tuple[list[str], dict]:
+    taken, rows = choose(items, COST, outlook, Calibration(("Divide",), policy.theories), policy, **options)
+    assert [row.place for row in rows] == [item.place for item in items]
+    assert {row.place for row in rows if row.taken} == {item.place for item in taken}
+    return [item.place for item in taken], {row.place: row for row in rows}
+
+
+def test_the_most_gain_per_cost_comes_first() -> None:
+    items = [candidate("dear", 0.10, 100, 900), candidate("cheap", 0.05, 100, 150), candidate("same", 0.05, 100, 151)]
+    assert chosen(items, Policy())[0] == ["cheap"]
+    assert chosen(items, Policy(max_edits_per_event=2))[0] == ["cheap", "same"]
+    # Where looking costs much, a trifle is not worth it however cheap it is.
+    items = [candidate("trifle", 1e-5, 1, 0), candidate("real", 0.1, 100, 300)]
+    assert chosen(items, Policy())[0] == ["trifle"]
+    assert chosen(items, Policy(), spent=10**7)[0] == ["real"]
+
+
+def test_no_edit_wins_where_little_is_left() -> None:
+    items = [candidate("only", 0.1, 100, 300)]
+    taken, rows = chosen(items, Policy())
+    assert taken == ["only"] and rows["only"].gain.value > rows["only"].price
+    # 1,100 parameters at 90 samples each are in balance with 99,000 samples.
+    late = Outlook(samples=80_000, remaining_samples=18_000.0, priced=True, loss=1.0)
+    large = Policy(samples_per_parameter=1000.0)
+    assert chosen(items, Policy(samples_per_parameter=80.0), late)[0] == ["only"]
+    for outlook, policy in ((late, Policy(samples_per_parameter=100.0)), (OUTLOOK, large)):
+        taken, rows = chosen(items, policy, outlook)
+        assert not taken and "costs more than it gains" in rows["only"].reason
+        assert rows["only"].gain.value <= rows["only"].price
+
+
+def test_limits_hold_for_all_edits_of_an_event_together() -> None:
+    items = [candidate(name, 0.1, 100, 300) for name in "abc"]
+    taken, rows = chosen(items, Policy(max_edits_per_event=3, max_parameters=1200))
+    assert len(taken) == 2
+    left = next(name for name in "abc" if name not in taken)
+    assert "1,300 parameters, max_parameters is 1,200" in rows[left].reason
+    taken, rows = chosen(items, Policy(max_edits_per_event=3, max_training_flops=3300))
+    assert len(taken) == 1 and any("max_training_flops" in row.reason for row in rows.values())
+    assert len(chosen(items, Policy(max_edits_per_event=2))[0]) == 2
+
+
+def test_calibrated_theories_decide_between_equals() -> None:
+    items = [candidate("low", 0.1, 100, 300, -1.0), candidate("high", 0.1, 100, 300, 1.0)]
+    calibration = Calibration(("Divide",), ("gradient",))
+    for sign, wanted in ((1.0, "high"), (-1.0, "low")):
+        learnt = Calibration(("Divide",), ("gradient",))
+        learnt.load_state_dict(calibration.state_dict())
+        learnt.observe([Terms("Divide", 0.1, {"gradient": 1.0})], 1.0, Estimate(0.1 + 0.05 * sign, 0.001))
+        learnt.observe([Terms("Divide", 0.1, {"gradient": -1.0})], 1.0, Estimate(0.1 - 0.05 * sign, 0.001))
+        taken, _ = choose(items, COST, OUTLOOK, learnt, Policy())
+        assert [item.place for item in taken] == [wanted]
+
+
+@pytest.mark.parametrize("caution", [0.0, 1.0])
+def test_caution_prefers_what_is_known(caution: float) -> None:
+    taken, rows = chosen([candidate("only", 0.1, 100, 300)], Policy(caution=caution))
+    net = rows["only"].gain.value - caution * rows["only"].gain.standard_error - rows["only"].price
+    assert bool(taken) is (net > 0)
