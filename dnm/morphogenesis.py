@@ -73,6 +73,10 @@ class Morphogenesis:
         max_bytes: memory that the probe keeps at most.
 
     Attributes:
+        model: the model.
+        optimizers: those that train it.
+        averaged: averages of its weights.
+        inputs: the probe batch.
         events: every look so far, in order.
         flops: what looking, editing and checking cost so far, counted.
         seconds: how long each of the events took.
@@ -100,7 +104,7 @@ class Morphogenesis:
         self.flops = 0
         self.seconds: list[float] = []
         self.calibration = Calibration((*self.policy.operators, "Prune"), self.policy.theories)
-        self._inputs, self._loss, self._labels = inputs, loss, labels
+        self.inputs, self._loss, self._labels = inputs, loss, labels
         self._positions, self._max_bytes = positions, max_bytes
         self._cost = count(model, inputs)
         self._steps = self._samples = self._training_flops = 0
@@ -260,7 +264,7 @@ class Morphogenesis:
         self._bin, self._bin_size = torch.tensor(state["bin"][0]), state["bin"][1]
         self._best, self._waited = state["plateau"]
         self._warm_from, self._looked_until = state["times"]
-        self._cost = count(self.model, self._inputs)
+        self._cost = count(self.model, self.inputs)
 
     def _edited(self) -> list[tuple[nn.Module, list[Optimizer]]]:
         return [(self.model, self.optimizers), *((average.module, []) for average in self.averaged)]
@@ -298,12 +302,12 @@ class Morphogenesis:
         if self._outlook(1.0).remaining_samples < 1.0:
             return self._event("growth", (), (), "nothing is left of the run")
         with self._charged():
-            graph = trace(self.model, self._inputs)
+            graph = trace(self.model, self.inputs)
             seen = probe.look(
                 self.model, self._loss, positions=self._positions, max_bytes=self._max_bytes, seed=self._seed()
             )
             found = candidates(
-                self.model, graph, seen, self._inputs, self._cost, self.policy, labels=self._labels, seed=self._seed()
+                self.model, graph, seen, self.inputs, self._cost, self.policy, labels=self._labels, seed=self._seed()
             )
         training = self._curves["training"]
         loss = training[-1][1] if training else seen.loss
@@ -330,9 +334,9 @@ class Morphogenesis:
 
     def _prune(self) -> Event:
         with self._charged():
-            graph = trace(self.model, self._inputs)
+            graph = trace(self.model, self.inputs)
             limit = self.policy.prune_tolerance * (self._curves["training"] or [(0.0, 1.0)])[-1][1]
-            edits, rows = pruning.choose(self.model, graph, self._loss, self._inputs, self._cost, self.policy, limit)
+            edits, rows = pruning.choose(self.model, graph, self._loss, self.inputs, self._cost, self.policy, limit)
         if not edits:
             return self._event(
                 "pruning", rows, (), "no unit can go for the rise of the loss that prune_tolerance allows"
@@ -351,7 +355,7 @@ class Morphogenesis:
             try:
                 with self._charged():
                     applied = apply(
-                        self.model, edit, self._inputs, self.optimizers, averaged=self.averaged, loss=self._loss
+                        self.model, edit, self.inputs, self.optimizers, averaged=self.averaged, loss=self._loss
                     )
             except DnmError as error:
                 rows = [_failed(row, edit, error) for row in rows]
@@ -362,7 +366,7 @@ class Morphogenesis:
             difference = max(difference, applied.eval_difference, applied.train_difference)
         if not entries:
             return self._event(kind, rows, (), "every edit failed its checks")
-        self._cost = count(self.model, self._inputs)
+        self._cost = count(self.model, self.inputs)
         self._warm_from = self.position
         predicted = self.calibration.predict(terms, unit) if kind == "growth" else None
         status, reason = "kept", "there is no curve yet to forecast the loss from, so it is not judged"
@@ -402,10 +406,12 @@ class Morphogenesis:
             self.calibration.observe(watch.terms, watch.unit, realised)
         said = f"{curve} loss {loss:.4f} at the end of its grace period, forecast without it {expected}"
         if watch.kept and loss > expected.value + ROLLBACK_ERRORS * expected.standard_error:
+            edited = set(self.model.parameters())
             for restore in reversed(watch.restores):
                 restore()
+            rollback.drop(edited - set(self.model.parameters()), self.optimizers)
             rollback.put_back(self.model, self.optimizers, self.averaged, watch.kept)
-            self._cost = count(self.model, self._inputs)
+            self._cost = count(self.model, self.inputs)
             self._warm_from = -math.inf
             return self._settle("taken back", said, realised)
         self._settle("kept", said, realised)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -43,6 +43,16 @@ def put_back(
                 optimizer.state[parameter] = _copies(state)
             else:
                 optimizer.state.pop(parameter, None)
+
+
+def drop(parameters: Collection[Tensor], optimizers: Iterable[Optimizer]) -> None:
+    """Takes parameters that a model no longer has out of its optimizers."""
+    gone = {id(parameter) for parameter in parameters}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [item for item in group["params"] if id(item) not in gone]
+        for parameter in parameters:
+            optimizer.state.pop(parameter, None)
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
