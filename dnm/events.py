@@ -57,10 +57,12 @@ class Event:
         entries: the journal's entries of the edits taken.
         before: cost of the model before the event.
         after: cost of the model after it.
+        widths: of every channel group after the event, by name.
         flops: what looking, editing and checking cost.
         output_difference: largest relative change of the output that an edit of a growth made, in eval or train mode.
         predicted: gain of its edits by the end of its grace period, nats.
         realised: forecast of the loss without the event, minus the loss, at the end of its grace period.
+        settled: samples seen when it was kept or taken back.
         status: "no edit", "watched", "kept" or "taken back".
         reason: of the status.
     """
@@ -73,10 +75,12 @@ class Event:
     entries: tuple[dict[str, Any], ...]
     before: Cost
     after: Cost
+    widths: Mapping[str, int]
     flops: int
     output_difference: float
     predicted: Estimate | None
     realised: Estimate | None
+    settled: int | None
     status: str
     reason: str
 

@@ -78,6 +78,7 @@ class Morphogenesis:
         averaged: averages of its weights.
         inputs: the probe batch.
         events: every look so far, in order.
+        start_widths: of the channel groups that the model had at first, by name.
         flops: what looking, editing and checking cost so far, counted.
         seconds: how long each of the events took.
         calibration: what was learnt of the gains of edits.
@@ -107,12 +108,18 @@ class Morphogenesis:
         self.inputs, self._loss, self._labels = inputs, loss, labels
         self._positions, self._max_bytes = positions, max_bytes
         self._cost = count(model, inputs)
+        self.start_widths = self._widths = self._look_at_widths()
         self._steps = self._samples = self._training_flops = 0
         self._curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
         self._bin, self._bin_size = torch.zeros(()), 0
         self._best, self._waited = math.inf, 0
         self._warm_from, self._looked_until = -math.inf, 0.0
         self._watch: _Watch | None = None
+
+    @property
+    def curves(self) -> dict[str, list[tuple[float, float]]]:
+        """Samples seen and loss: "training", averaged over 1/200 of the run, and "validation", an epoch."""
+        return {name: list(points) for name, points in self._curves.items()}
 
     @property
     def journal(self) -> list[dict[str, Any]]:
@@ -264,7 +271,10 @@ class Morphogenesis:
         self._bin, self._bin_size = torch.tensor(state["bin"][0]), state["bin"][1]
         self._best, self._waited = state["plateau"]
         self._warm_from, self._looked_until = state["times"]
-        self._cost = count(self.model, self.inputs)
+        self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
+
+    def _look_at_widths(self) -> dict[str, int]:
+        return {group.name: group.width for group in trace(self.model, self.inputs).groups if group.divisible}
 
     def _edited(self) -> list[tuple[nn.Module, list[Optimizer]]]:
         return [(self.model, self.optimizers), *((average.module, []) for average in self.averaged)]
@@ -366,7 +376,7 @@ class Morphogenesis:
             difference = max(difference, applied.eval_difference, applied.train_difference)
         if not entries:
             return self._event(kind, rows, (), "every edit failed its checks")
-        self._cost = count(self.model, self.inputs)
+        self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
         self._warm_from = self.position
         predicted = self.calibration.predict(terms, unit) if kind == "growth" else None
         status, reason = "kept", "there is no curve yet to forecast the loss from, so it is not judged"
@@ -386,10 +396,12 @@ class Morphogenesis:
             entries=entries,
             before=self._cost,
             after=self._cost,
+            widths=self._widths,
             flops=0,
             output_difference=0.0,
             predicted=None,
             realised=None,
+            settled=None,
             status="no edit",
             reason=reason,
         )
@@ -411,7 +423,7 @@ class Morphogenesis:
                 restore()
             rollback.drop(edited - set(self.model.parameters()), self.optimizers)
             rollback.put_back(self.model, self.optimizers, self.averaged, watch.kept)
-            self._cost = count(self.model, self.inputs)
+            self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
             self._warm_from = -math.inf
             return self._settle("taken back", said, realised)
         self._settle("kept", said, realised)
@@ -420,7 +432,9 @@ class Morphogenesis:
     def _settle(self, status: str, reason: str, realised: Estimate | None = None) -> Event:
         assert self._watch is not None
         number, self._watch = self._watch.event, None
-        self.events[number] = self.events[number].but(status=status, reason=reason, realised=realised)
+        self.events[number] = self.events[number].but(
+            status=status, reason=reason, realised=realised, settled=self._samples
+        )
         return self.events[number]
 
     def _seed(self) -> int:

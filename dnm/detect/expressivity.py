@@ -95,10 +95,10 @@ def new_unit_gain(
 
     Args:
         earlier_inputs: what the new units' incoming weights multiply, shape `(n, p, d)`.
-        residual: what is left undone at the outputs that the new units would write to, shape `(n, p, c)`: that of
-            `dnm.detect.expressivity.residual` with `crossed=False` and the same seed. A crossed one carries the other half's noise into the
-            half that units are measured on, and since inputs of successive layers are correlated, the gain is then far
-            below 0 where there is nothing to find.
+        residual: what is left undone at the outputs that the new units would write to, shape `(n, p, c)`: made by
+            `dnm.detect.expressivity.residual` with `crossed=False` and the same seed. A crossed one carries the other
+            half's noise into the half that units are measured on, and since inputs of successive layers are correlated,
+            the gain is then far below 0 where there is nothing to find.
         units: how many are added; more than c or d gain nothing more.
         ridge: penalty in units of the mean eigenvalue of the earlier inputs' second moments, above 0.
         bias: whether the new units have one; it takes off the mean of the fitted half.

@@ -142,14 +142,14 @@ def scatters(data: Tensor) -> Callable[[Tensor], Tensor]:
     Returns:
         A function of the indices of samples that gives a symmetric matrix with the nonzero eigenvalues of their centred
         scatter matrix: of shape `(d, d)`, or the Gram matrix of all positions where that is smaller. All of it is 0
-        where the samples vary no more than rounding does.
+        where these samples do not vary.
     """
     positions = data if data.dim() == 3 else data[:, None]
     num, each, width = positions.shape
     centred = positions - positions.mean((0, 1))
     flat = centred.flatten(0, 1)
-    # Rounding of the mean, and of the differences that make up the scatter of most samples.
-    floor = max(1e-28 * float(positions.square().sum()), 1e-12 * float(centred.square().sum()))
+    # Below it is the rounding of the differences that make up the scatter of most samples.
+    floor = 1e-12 * float(centred.square().sum())
     whole = flat.T @ flat if width <= num * each else flat @ flat.T
     sums = centred.sum(1)
 

@@ -111,7 +111,8 @@ def participation_ratio(features: Tensor) -> Estimate:
 
     def ratio(kept: Tensor) -> float:
         matrix = scatter(kept)
-        return float(matrix.trace().square() / matrix.square().sum()) if bool(matrix.any()) else 0.0
+        # Normalised first: scatters are squares already, and theirs would overflow soon.
+        return 1 / float((matrix / matrix.trace()).square().sum()) if bool(matrix.any()) else 0.0
 
     return jackknife(ratio, torch.arange(len(data), device=data.device))
 
@@ -120,7 +121,7 @@ def _nearest(points: Tensor, neighbours: int, name: str) -> tuple[Tensor, Tensor
     """Distances to the nearest distinct points and their indices, nearest first; shapes `(n, neighbours)`."""
     data = samples(points, "points", dimensions=(2,), minimum=1)
     # The largest number is 1, so that squares neither overflow nor vanish.
-    data = (data / data.abs().max().clamp(min=torch.finfo(data.dtype).tiny)).unique(dim=0)
+    data = data / data.abs().max().clamp(min=torch.finfo(data.dtype).tiny)
     # From differences: by products, the distances of near-copies would be rounding.
     distances = torch.cdist(data, data, compute_mode="donot_use_mm_for_euclid_dist")
     alike = torch.ones_like(distances, dtype=torch.bool).triu(1) & (distances == 0)
