@@ -87,6 +87,9 @@ def timeline(
         dashes = "--" if event.kind == "pruning" else "-"
         above.axvline(event.samples, color=colour, linestyle=dashes, linewidth=0.8)
         below.axvline(event.samples, color=colour, linestyle=dashes, linewidth=0.8, label=label)
+    # Groups double and halve; their widths differ by factors.
+    above.set_yscale("log", base=2)
+    above.yaxis.set_major_formatter("{x:.0f}")
     above.set_ylabel("units in the group")
     below.set_ylabel("loss (nats)")
     below.set_xlabel("samples seen")

@@ -6,6 +6,7 @@ standard errors are as large as their differences, and weighed by what earlier e
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from dnm.detect import expressivity, information, manifold, tangent
 from dnm.detect.estimates import Estimate, jackknife
 from dnm.detect.probe import LayerProbe, Probe
+from dnm.errors import DnmError
 from dnm.graph import Graph
 
 Figures = dict[str, Estimate]
@@ -46,8 +48,8 @@ def measure(probe: Probe, theories: Iterable[str], labels: Tensor | None = None)
         - tangent: `kernel_share` of the network's tangent kernel, `kernel_alignment`, `kernel_rank`;
         - manifold: `dimension`, intrinsic, of the layer's input averaged over positions, `dimension_use`, the same over
           the number of features, and `participation` ratio over that number;
-        - expressivity: `unexplained` share of the change that the loss asks of the layer's output, and `missing_gain`,
-          its size in nats for a functional step of length 1;
+        - expressivity: `unexplained` share of the change that the loss asks of the layer's output, which no change of
+          its weights brings about, and `missing_gain`, its size in nats for a functional step of length 1;
         - gradient: `gradient_norm`, root mean square of the gradient of the layer's weights.
     """
     wanted = set(theories)
@@ -66,14 +68,13 @@ def measure(probe: Probe, theories: Iterable[str], labels: Tensor | None = None)
             if labels is not None:
                 found[path]["usable_information"] = information.usable_information(layer.outputs, labels)
         if "manifold" in wanted:
-            pooled = layer.features.mean(1)
             found[path]["participation"] = _over(manifold.participation_ratio(layer.features), num_features)
-            if num_features > 1:
-                found[path]["dimension"] = manifold.two_nn(pooled)
+            # A layer whose inputs are all alike has no neighbours to measure by.
+            with contextlib.suppress(DnmError):
+                found[path]["dimension"] = manifold.two_nn(layer.features.mean(1))
                 found[path]["dimension_use"] = _over(found[path]["dimension"], num_features)
         if "expressivity" in wanted:
-            found[path]["unexplained"] = expressivity.bottleneck(layer.inputs, -layer.gradients)
-            found[path]["missing_gain"] = _missing(layer)
+            found[path]["unexplained"], found[path]["missing_gain"] = _expressivity(layer)
         if "gradient" in wanted and f"{path}.weight" in probe.gradients:
             found[path]["gradient_norm"] = _gradient(layer, probe.gradients[f"{path}.weight"])
     return found
@@ -162,10 +163,22 @@ def _gradient(layer: LayerProbe, gradient: Tensor) -> Estimate:
     return Estimate(gradient.double().square().mean().sqrt().item(), jackknife(norm, rows).standard_error)
 
 
-def _missing(layer: LayerProbe) -> Estimate:
-    residual = expressivity.residual(layer.inputs, -layer.gradients)
-    per_sample = residual.double().square().sum((1, 2)) * layer.scale
-    return Estimate(per_sample.mean().item(), (per_sample.std() / math.sqrt(len(per_sample))).item())
+def _expressivity(layer: LayerProbe) -> tuple[Estimate, Estimate]:
+    """The unexplained share of the change that the loss asks for, and its size in nats.
+
+    The size is the product of the change with what the other half's fit leaves of it: the noise of the fit has no part
+    in it on average, as it would have in the square of what is left.
+    """
+    desired = -layer.gradients
+    left = expressivity.residual(layer.inputs, desired, bias=layer.bias).double()
+    per_sample = torch.stack([(desired * left).sum((1, 2)), desired.double().square().sum((1, 2))], 1) * layer.scale
+
+    def share(rows: Tensor) -> Tensor:
+        missing, asked = rows.sum(0)
+        return missing / asked if asked > 0.0 else torch.zeros_like(asked)
+
+    error = per_sample[:, 0].std() / math.sqrt(len(per_sample))
+    return jackknife(share, per_sample), Estimate(per_sample[:, 0].mean().item(), error.item())
 
 
 def _over(figure: Estimate, number: int) -> Estimate:

@@ -14,10 +14,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DEPENDENCIES = {"torch", "numpy", "scipy", "safetensors"}
+# Files that no other imports, each with what its users must have.
+OPTIONAL = {"dnm/lightning.py": {"lightning"}, "dnm/timeline.py": {"matplotlib"}}
 # What the pipeline may use and the library may not.
 FOREIGN = {
     "stages", "dvc", "mlflow", "torchvision", "pandas", "pyarrow", "PIL", "statsmodels", "sklearn", "joblib",
-    "matplotlib", "ruamel", "tqdm", "filelock", "transformers", "timm",
+    "matplotlib", "ruamel", "tqdm", "filelock", "transformers", "timm", "lightning",
 }  # fmt: skip
 # Seconds that `import dnm` may take on top of the import of torch.
 LIMIT = 0.3
@@ -60,14 +62,25 @@ def test_no_file_imports_more_than_the_dependencies():
     files = sorted((ROOT / "dnm").rglob("*.py"))
     assert len(files) > 10
     allowed = DEPENDENCIES | set(sys.stdlib_module_names) | {"dnm"}
-    assert {str(path.relative_to(ROOT)): imported(path) - allowed for path in files if imported(path) - allowed} == {}
+    more = {str(path.relative_to(ROOT)): imported(path) - allowed for path in files}
+    assert {name: found for name, found in more.items() if found} == OPTIONAL
+
+
+def test_no_file_imports_an_optional_one():
+    optional = {name.removesuffix(".py").replace("/", ".") for name in OPTIONAL}
+    for path in (ROOT / "dnm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+                assert not names & optional, f"{path} imports {names & optional}"
 
 
 def test_the_package_declares_exactly_what_it_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^A-Za-z0-9_-]", line)[0] for line in project["dependencies"]}
     assert declared == DEPENDENCIES
-    used = set().union(*(imported(path) for path in (ROOT / "dnm").rglob("*.py")))
+    files = [path for path in (ROOT / "dnm").rglob("*.py") if str(path.relative_to(ROOT)) not in OPTIONAL]
+    used = set().union(*(imported(path) for path in files))
     assert declared == used - set(sys.stdlib_module_names) - {"dnm"}
 
 
