@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,16 +16,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from dnm import forecast, journal, pruning, rollback
 from dnm.calibration import Calibration, Terms
-from dnm.choice import candidates, choose, place_of
+from dnm.choice import candidates, choose, multiple_of, place_of
 from dnm.cost import Flops, count
 from dnm.detect import probe
 from dnm.detect.estimates import Estimate
-from dnm.edits import Edit
-from dnm.errors import DnmError
+from dnm.edits import Edit, Prune
+from dnm.errors import DnmError, EditError
 from dnm.events import Event, Row
 from dnm.graph import trace
 from dnm.policy import Budget, Outlook, Policy
-from dnm.surgery import apply
+from dnm.recording import untouched
+from dnm.surgery import Applied, apply
 
 # Points of the training curve in one run.
 NUM_BINS = 200
@@ -340,21 +341,52 @@ class Morphogenesis:
         )
         accrued = math.log(watched / self._samples) / math.log(end / self._samples)
         edits = [(item.edit, item.terms) for item in wanted]
-        return self._take("growth", edits, rows, unit * accrued, until)
+        return self._take("growth", edits, rows, unit * accrued, until, self._apply)
 
     def _prune(self) -> Event:
         with self._charged():
             graph = trace(self.model, self.inputs)
             limit = self.policy.prune_tolerance * (self._curves["training"] or [(0.0, 1.0)])[-1][1]
             edits, rows = pruning.choose(self.model, graph, self._loss, self.inputs, self._cost, self.policy, limit)
+        nothing = "no unit can go for the rise of the loss that prune_tolerance allows"
         if not edits:
-            return self._event(
-                "pruning", rows, (), "no unit can go for the rise of the loss that prune_tolerance allows"
-            )
-        terms = [(edit, Terms("Prune", 0.0, {})) for edit in edits]
-        return self._take("pruning", terms, rows, 0.0, self.position + self.policy.grace)
+            return self._event("pruning", rows, (), nothing)
+        start = self._probe_loss()
 
-    def _take(self, kind: str, edits, rows, unit: float, until: float) -> Event:
+        def take(edit: Edit) -> Applied:
+            """Removes as many of the edit's units, the least needed first, as the limit allows once they are gone."""
+            assert isinstance(edit, Prune)
+            units = edit.units
+            while units:
+                applied = self._apply(Prune(edit.group, units))
+                rise = self._probe_loss() - start
+                if rise <= limit:
+                    return applied
+                applied.undo()
+                multiple = multiple_of(self._widths[edit.group], self.policy)
+                units = units[: len(units) // 2 // multiple * multiple]
+            raise EditError(f"without any of its units the loss rises by more than {limit:.2g} nats")
+
+        terms = [(edit, Terms("Prune", 0.0, {})) for edit in edits]
+        return self._take("pruning", terms, rows, 0.0, self.position + self.policy.grace, take)
+
+    def _probe_loss(self) -> float:
+        with self._charged(), torch.no_grad(), untouched(self.model, training=False):
+            return self._loss().item()
+
+    def _apply(self, edit: Edit) -> Applied:
+        with self._charged():
+            return apply(self.model, edit, self.inputs, self.optimizers, averaged=self.averaged, loss=self._loss)
+
+    def _take(
+        self,
+        kind: str,
+        edits: Sequence[tuple[Edit, Terms]],
+        rows: Iterable[Row],
+        unit: float,
+        until: float,
+        take: Callable[[Edit], Applied],
+    ) -> Event:
         """Takes edits one after the other and starts to watch them."""
         curve = "validation" if forecast.fit(self._curves["validation"]) else "training"
         line = forecast.fit(self._curves[curve])
@@ -363,10 +395,7 @@ class Morphogenesis:
         rows = list(rows)
         for edit, term in edits:
             try:
-                with self._charged():
-                    applied = apply(
-                        self.model, edit, self.inputs, self.optimizers, averaged=self.averaged, loss=self._loss
-                    )
+                applied = take(edit)
             except DnmError as error:
                 rows = [_failed(row, edit, error) for row in rows]
                 continue

@@ -357,6 +357,21 @@ def test_pruning_stays_within_its_tolerance() -> None:
     assert [module.out_channels for module in loop.model if isinstance(module, nn.Conv2d)] == [2, 2]
 
 
+def test_pruning_is_checked_by_the_loss_without_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dnm import pruning
+
+    def optimistic(model: nn.Module, graph: Any, loss: Any) -> dict[str, torch.Tensor]:
+        return {group.name: torch.zeros(group.width) for group in graph.groups if group.divisible}
+
+    loop = Loop(but(GREEDY, event_times=(), prune_at=0.9, prune_tolerance=0.1, rollback=False)).run(0.5)
+    monkeypatch.setattr(pruning, "unit_importance", optimistic)
+    before, limit = loop.engine._probe_loss(), 0.1 * loop.engine.curves["training"][-1][1]
+    event = loop.engine._timed(loop.engine._prune)
+    # It was told that all can go.
+    assert any("the loss rises by more than" in row.reason for row in event.rows)
+    assert loop.engine._probe_loss() - before <= limit
+
+
 def test_an_edit_that_fails_is_told_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from dnm import morphogenesis
     from dnm.errors import EditError

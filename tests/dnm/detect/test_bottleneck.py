@@ -77,8 +77,8 @@ def test_the_missing_gain_is_nothing_where_the_weights_can_do_it_all() -> None:
     model, inputs = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3)), torch.randn(400, 4)
     target = inputs @ torch.randn(4, 3) * 3
     probe = look(model, lambda: (model(inputs) - target).square().sum(1).mean())
-    # What the loss asks of the first layer is a linear function of its inputs; the second has three of the four. A ridge
-    # of a tenth of the mean eigenvalue leaves a tenth over, less where eigenvalues are larger.
+    # What the loss asks of the first layer is a linear function of its inputs; the second has three of the four. A
+    # ridge of a tenth of the mean eigenvalue leaves a tenth over, less where eigenvalues are larger.
     found = measure(probe, ["expressivity"])
     assert found["0"]["unexplained"].value < 0.1 < 0.15 < found["1"]["unexplained"].value
     gradients = probe.layers["1"].gradients.double()
