@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,39 @@ CODE = (
     "stages/training.py",
     "stages/trial.py",
 )
-GROWN = ("dnm", "stages/growing.py")
+GROWN = "stages/growing.py"
 # Settings that say how a row is shown or how many trials there are, not what a trial computes.
 NOT_COMPUTED = ("documented_row", "protocol", "as_documented", "seeds", "data")
 
 
+def code_files(root: Path, grown: bool) -> set[Path]:
+    """The Python files that a trial runs through; more of them where networks grow.
+
+    Of the library a network that grows runs through what `stages/growing.py` imports, directly or not.
+    """
+    entries = [root / entry for entry in CODE]
+    files = {file for entry in entries for file in (entry.rglob("*.py") if entry.is_dir() else [entry])}
+    return files | {root / GROWN, *imported(root, root / GROWN, "dnm")} if grown else files
+
+
 def code_hash(root: Path, grown: bool) -> str:
-    """SHA-256 over the Python files that a trial runs through, names included; more of them where networks grow."""
-    entries = (*CODE, *GROWN) if grown else CODE
-    files = {
-        file
-        for entry in entries
-        for file in ((root / entry).rglob("*.py") if (root / entry).is_dir() else [root / entry])
-    }
+    """SHA-256 over the files that a trial runs through, names included."""
     digest = hashlib.sha256()
-    for file in sorted(files):
+    for file in sorted(code_files(root, grown)):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def imported(root: Path, script: Path, package: str) -> set[Path]:
+    """The package's files that a script imports, directly or not, at their top or inside of functions."""
+    finder = ModuleFinder(path=[str(root)])
+    finder.run_script(str(script))
+    found = [getattr(module, "__file__", None) for name, module in finder.modules.items() if _within(name, package)]
+    return {Path(file) for file in found if file is not None}
+
+
+def _within(name: str, package: str) -> bool:
+    return name.partition(".")[0] == package
 
 
 def fingerprint(job: Job, data_hash: str, code: str) -> str:

@@ -87,6 +87,8 @@ def code(tmp_path: Path) -> Path:
         ("stages/tasks/image_classification.py", {"dnm", "baseline"}),
         ("stages/data/splits.py", {"dnm", "baseline"}),
         ("stages/tracking.py", set()),
+        # Nothing that a trial runs through imports it.
+        ("dnm/timeline.py", set()),
     ],
 )
 def test_one_line_of_code_changes_its_hash(file: str, arms: set[str], code: Path) -> None:
@@ -121,12 +123,9 @@ def test_the_hash_covers_every_line_that_a_trial_runs_through(arm: str, make_job
         sys.setprofile(None)
     ran = {Path(file).relative_to(ROOT).as_posix() for file in files if Path(file).is_relative_to(ROOT)}
     ran = {file for file in ran if file.startswith(("dnm/", "stages/"))}
-    entries = (*records.CODE, *records.GROWN) if arm == "dnm" else records.CODE
-    assert {
-        file for file in ran if not any(file == entry or file.startswith(f"{entry}/") for entry in entries)
-    } == set()
+    assert ran - {path.relative_to(ROOT).as_posix() for path in records.code_files(ROOT, arm == "dnm")} == set()
     assert {"stages/training.py", "stages/tasks/image_classification.py", "dnm/cost.py"} <= ran
-    assert (set(records.GROWN[1:]) <= ran and "dnm/engine.py" in ran) == (arm == "dnm")
+    assert ({records.GROWN, "dnm/engine.py"} <= ran) == (arm == "dnm")
 
 
 def test_records_are_kept_and_found_by_their_mark_only(tmp_path: Path) -> None:
@@ -140,3 +139,22 @@ def test_records_are_kept_and_found_by_their_mark_only(tmp_path: Path) -> None:
     records.keep(file, "tomorrow", {"arm": "dnm", "figures": {}})
     assert records.find(file, "today") is None
     assert outputs.read_json(file)["fingerprint"] == "tomorrow"
+
+
+def test_what_a_script_imports_is_followed_into_functions_and_packages(tmp_path: Path) -> None:
+    package = tmp_path / "dnm"
+    (package / "inner").mkdir(parents=True)
+    contents = {
+        "__init__.py": "",
+        "top.py": "import dnm.below",
+        "below.py": "def late():\n    from dnm.inner import deep\n",
+        "inner/__init__.py": "",
+        "inner/deep.py": "raise RuntimeError('nothing is run')",
+        "unused.py": "import dnm.top",
+    }
+    for name, text in contents.items():
+        (package / name).write_text(text)
+    script = tmp_path / "script.py"
+    script.write_text("import json\nfrom dnm.top import *\n")
+    found = {path.relative_to(package).as_posix() for path in records.imported(tmp_path, script, "dnm")}
+    assert found == set(contents) - {"unused.py"}
