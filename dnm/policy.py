@@ -67,6 +67,8 @@ class Policy:
         enable_aggressive_growth: several edits an event, and divisions that double a group; else one edit an event, and
             divisions that add a quarter.
         max_edits_per_event: None takes `AGGRESSIVE_EDITS` with aggressive growth, and 1 without.
+        added_fraction: what a division adds to a group, as a fraction of its width, in (0, 1]; None takes 1 with
+            aggressive growth, and a quarter without.
         operators: what may be done, of `OPERATORS`.
         theories: what is looked at, of `THEORIES`; with none, every place is as good as any other.
         fill: of new units, as in `Divide`.
@@ -94,6 +96,7 @@ class Policy:
     max_morphogenesis_events: int = 5
     enable_aggressive_growth: bool = False
     max_edits_per_event: int | None = None
+    added_fraction: float | None = None
     operators: tuple[str, ...] = ("Divide",)
     theories: tuple[str, ...] = THEORIES
     fill: str = "twin"
@@ -141,6 +144,10 @@ class Policy:
             "prune_at",
             "a fraction strictly between 0 and 1, or None",
         )
+        fraction = self.added_fraction
+        self._check(
+            fraction is None or (_number(fraction) and 0.0 < fraction <= 1.0), "added_fraction", "in (0, 1], or None"
+        )
         self._check(_whole(self.seed), "seed", "a whole number")
 
     def _check(self, fits: bool, name: str, expected: str) -> None:
@@ -157,6 +164,8 @@ class Policy:
     @property
     def fraction(self) -> float:
         """What a division adds to a group, as a fraction of its width."""
+        if self.added_fraction is not None:
+            return self.added_fraction
         return 1.0 if self.enable_aggressive_growth else 0.25
 
     def as_dict(self) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_aggressive_growth_is_more_edits_and_larger_ones() -> None:
     assert (careful.edits_per_event, careful.fraction) == (1, 0.25)
     assert (aggressive.edits_per_event, aggressive.fraction) == (4, 1.0)
     assert Policy(max_edits_per_event=7).edits_per_event == 7
+    assert Policy(enable_aggressive_growth=True, added_fraction=0.5).fraction == 0.5
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ def test_aggressive_growth_is_more_edits_and_larger_ones() -> None:
         ({"samples_per_parameter": 0.0}, "samples_per_parameter is 0.0, expected a positive number"),
         ({"grace": 1.0}, "grace is 1.0"),
         ({"prune_at": 0.0}, "prune_at is 0.0"),
+        ({"added_fraction": 1.5}, r"added_fraction is 1.5, expected in \(0, 1\], or None"),
         ({"seed": True}, "seed is True"),
     ],
 )
