@@ -24,6 +24,10 @@ class Estimate:
     value: float
     standard_error: float
 
+    def __str__(self) -> str:
+        """Three digits of the figure and two of its error, for people."""
+        return f"{self.value:.3g}" + (f" ± {self.standard_error:.2g}" if math.isfinite(self.standard_error) else "")
+
     def as_dict(self) -> dict[str, float]:
         """Both numbers under their names, for a journal or a table."""
         return {"value": self.value, "standard_error": self.standard_error}

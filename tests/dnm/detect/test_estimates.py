@@ -131,3 +131,8 @@ def test_labels_become_consecutive():
 def test_labels_that_are_no_classes_are_refused(labels):
     with pytest.raises(DnmError, match=r"labels: got torch.\w+ of shape .*expected one integer for each of 3 samples"):
         classes(labels, 3)
+
+
+def test_people_read_figure_and_error() -> None:
+    assert str(Estimate(0.123456, 0.01234)) == "0.123 ± 0.012"
+    assert str(Estimate(12.0, math.nan)) == "12"
