@@ -274,12 +274,12 @@ def cost_after(model: nn.Module, graph: Graph, edit: Edit, inputs: Tensor | tupl
 
 
 def _growth(before: Cost, after: Cost) -> float:
-    """How much larger an edit makes a network, in e-foldings: the mean of those of its parameters and of its FLOPs.
+    """How much larger an edit makes a network: e-foldings of its FLOPs.
 
-    By parameters alone the last layers of a convolutional network would look best, which have most of them and cost
-    few FLOPs; by FLOPs alone the first.
+    Not of its parameters: the last layers of a convolutional network have most of them at the least cost, and would
+    always look best.
     """
-    return 0.5 * (math.log(after.parameters / before.parameters) + math.log(after.training / before.training))
+    return math.log(after.training / before.training)
 
 
 def _figures(measured: Mapping[str, Figures], model: nn.Module, graph: Graph, edit: Edit) -> Figures:

@@ -170,9 +170,9 @@ class Morphogenesis:
         self._bin = self._bin + (loss.detach().float() if isinstance(loss, Tensor) else loss)
         self._bin_size += 1
         if math.floor(self.position * NUM_BINS) > math.floor(before * NUM_BINS):
-            self._curves["training"].append((float(self._samples), float(self._bin) / self._bin_size))
+            mean = float(self._bin) / self._bin_size
             self._bin, self._bin_size = torch.zeros(()), 0
-            judged = self._judge("training")
+            judged = self._note("training", mean)
         # The steps of an event's own looking may pass a time; the next step is after it then.
         passed = [time for time in self._times() if self._looked_until < time <= self.position]
         if not passed:
@@ -197,17 +197,17 @@ class Morphogenesis:
             See `after_step`.
 
         Raises:
-            DnmError: the loss is not finite; and see `after_step`.
+            DnmError: the loss is not finite, and no event is in its grace period that could be taken back; and see
+                `after_step`.
         """
-        if not math.isfinite(validation_loss):
+        if not math.isfinite(validation_loss) and self._watch is None:
             raise DnmError(
                 f"the validation loss is {validation_loss}, expected a finite number; lower the learning rate"
             )
-        self._curves["validation"].append((float(max(1, self._samples)), float(validation_loss)))
         improved = validation_loss < self._best * (1.0 - self.policy.bottleneck_threshold)
         self._waited = 0 if improved else self._waited + 1
         self._best = min(self._best, validation_loss)
-        judged = self._judge("validation")
+        judged = self._note("validation", float(validation_loss))
         if judged is not None:
             return judged
         if self.policy.trigger == "plateau" and self._waited >= self.policy.morphogenesis_patience:
@@ -435,28 +435,47 @@ class Morphogenesis:
             reason=reason,
         )
 
-    def _judge(self, curve: str) -> Event | None:
-        """Judges the watched event where its grace period is over; the event if it was taken back."""
+    def _note(self, curve: str, loss: float) -> Event | None:
+        """Takes note of a point of a curve, and judges the watched event if it is time; the event if it was taken back.
+
+        Single losses that are not finite are no points: a scaler of gradients skips such steps. After an event they
+        are its fault.
+        """
+        if math.isfinite(loss):
+            self._curves[curve].append((float(max(1, self._samples)), loss))
         watch = self._watch
-        if watch is None or watch.curve != curve or self.position < watch.until:
+        if watch is None:
             return None
-        samples, loss = self._curves[curve][-1]
+        if not math.isfinite(loss) and watch.kept:
+            return self._take_back(f"{curve} loss {loss} in its grace period", None)
+        if watch.curve != curve or self.position < watch.until or not math.isfinite(loss):
+            return None
+        samples = self._curves[curve][-1][0]
         expected = watch.line.loss(samples)
         realised = Estimate(expected.value - loss, expected.standard_error)
-        if any(term.growth for term in watch.terms) and watch.unit > 0.0 and realised.standard_error > 0.0:
+        if watch.unit > 0.0 and any(term.growth for term in watch.terms):
             self.calibration.observe(watch.terms, watch.unit, realised)
         said = f"{curve} loss {loss:.4f} at the end of its grace period, forecast without it {expected}"
         if watch.kept and loss > expected.value + ROLLBACK_ERRORS * expected.standard_error:
-            edited = set(self.model.parameters())
-            for restore in reversed(watch.restores):
-                restore()
-            rollback.drop(edited - set(self.model.parameters()), self.optimizers)
-            rollback.put_back(self.model, self.optimizers, self.averaged, watch.kept)
-            self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
-            self._warm_from = -math.inf
-            return self._settle("taken back", said, realised)
+            return self._take_back(said, realised)
         self._settle("kept", said, realised)
         return None
+
+    def _take_back(self, reason: str, realised: Estimate | None) -> Event:
+        """Brings model, averages and optimizers back to where they were before the watched event."""
+        watch = self._watch
+        assert watch is not None
+        edited = set(self.model.parameters())
+        for restore in reversed(watch.restores):
+            restore()
+        rollback.drop(edited - set(self.model.parameters()), self.optimizers)
+        rollback.put_back(self.model, self.optimizers, self.averaged, watch.kept)
+        self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
+        self._warm_from = -math.inf
+        # Losses of weights that are gone would mislead the next forecast.
+        before = self.events[watch.event].samples
+        self._curves = {name: [p for p in points if p[0] <= before] for name, points in self._curves.items()}
+        return self._settle("taken back", reason, realised)
 
     def _settle(self, status: str, reason: str, realised: Estimate | None = None) -> Event:
         assert self._watch is not None

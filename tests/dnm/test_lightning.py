@@ -110,7 +110,7 @@ def loader() -> DataLoader:
 
 
 def test_it_grows_in_the_trainer(tmp_path: Path) -> None:
-    grower, module = callback(), Whole()
+    grower, module = callback(rollback=False), Whole()
     trainer(tmp_path, grower, enable_checkpointing=False).fit(module, loader(), loader())
     engine = grower.engine
     assert engine is not None and engine.budget.steps == 40
@@ -118,7 +118,7 @@ def test_it_grows_in_the_trainer(tmp_path: Path) -> None:
     assert module.network[0].out_channels > 4
     assert engine.position == 1.0 and engine._samples == 4 * 160
     # One validation an epoch; the sanity check is none.
-    assert [samples for samples, _ in engine._curves["validation"]] == [160, 320, 480, 640]
+    assert [samples for samples, _ in engine.curves["validation"]] == [160, 320, 480, 640]
     trained = {id(p) for group in engine.optimizers[0].param_groups for p in group["params"]}
     assert trained == {id(p) for p in module.parameters()}
 

@@ -273,12 +273,12 @@ def test_an_event_that_hurts_is_taken_back_bit_for_bit(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 @pytest.mark.parametrize("hurts", [False, True])
 def test_a_run_resumes_exactly_in_a_grace_period(optimizer: str, hurts: bool) -> None:
-    policy = but(GREEDY, event_times=(0.1, 0.2), rollback=True, grace=0.1, operators=("Divide", "AddResidual"))
+    policy = but(GREEDY, event_times=(0.05, 0.4), rollback=True, grace=0.2, operators=("Divide", "AddResidual"))
 
     def go_on(loop: Loop) -> Loop:
-        while loop.engine.position < 0.6:
+        while loop.engine.position < 0.8:
             loop.step()
-            if hurts and loop.engine.position < 0.35:
+            if hurts and loop.engine.position < 0.7:
                 loop.engine._bin = torch.tensor(1000.0)
         return loop
 
@@ -324,6 +324,46 @@ def test_realised_gain_is_forecast_minus_loss() -> None:
     expected = torch.exp(line[0] * math.log(after[0]) + line[1]).item()
     assert event.realised is not None
     assert event.realised.value == pytest.approx(expected - after[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("curve", ["training", "validation"])
+def test_an_event_after_which_the_loss_is_not_finite_is_taken_back_at_once(curve: str) -> None:
+    loop = Loop(but(GREEDY, event_times=(0.2,), rollback=True, grace=0.5))
+    while not loop.engine.events:
+        loop.step()
+    if curve == "training":
+        while loop.engine.events[0].status == "watched":
+            loop.engine._bin = torch.tensor(math.nan)
+            loop.step()
+    else:
+        event = loop.engine.after_epoch(math.nan)
+        assert event is not None and event.status == "taken back"
+    event = loop.engine.events[0]
+    assert loop.engine.position < 0.3 and event.status == "taken back" and event.realised is None
+    assert f"{curve} loss nan" in event.reason
+    assert all(torch.isfinite(tensor).all() for tensor in loop.model.state_dict().values())
+
+
+def test_a_loss_that_is_not_finite_is_no_point_of_the_curve() -> None:
+    loop = Loop(but(GREEDY, event_times=()))
+    while len(loop.engine.curves["training"]) < 5:
+        loop.engine._bin = torch.tensor(math.inf)
+        for _ in range(4):
+            loop.step()
+        loop.engine._bin = torch.zeros(())
+        loop.step()
+    assert all(math.isfinite(loss) for _, loss in loop.engine.curves["training"])
+
+
+def test_losses_of_weights_that_are_gone_do_not_count() -> None:
+    loop = Loop(but(GREEDY, event_times=(0.2,), rollback=True))
+    while not loop.engine.events:
+        loop.step()
+    before = loop.engine.curves["training"]
+    while loop.engine.events[0].status == "watched":
+        loop.step()
+        loop.engine._bin = torch.tensor(1000.0)
+    assert loop.engine.curves["training"] == before
 
 
 def test_pruning_takes_what_the_network_can_do_without() -> None:
