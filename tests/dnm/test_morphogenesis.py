@@ -273,7 +273,14 @@ def test_an_event_that_hurts_is_taken_back_bit_for_bit(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 @pytest.mark.parametrize("hurts", [False, True])
 def test_a_run_resumes_exactly_in_a_grace_period(optimizer: str, hurts: bool) -> None:
-    policy = but(GREEDY, event_times=(0.05, 0.4), rollback=True, grace=0.2, operators=("Divide", "AddResidual"))
+    policy = but(
+        GREEDY,
+        event_times=(0.05, 0.4),
+        rollback=True,
+        grace=0.2,
+        operators=("Divide", "AddResidual"),
+        max_edits_per_event=2,
+    )
 
     def go_on(loop: Loop) -> Loop:
         while loop.engine.position < 0.8:
