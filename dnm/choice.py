@@ -37,6 +37,7 @@ class Candidate:
         terms: what its gain is predicted from.
         added_parameters: by it.
         added_flops: of a forward and backward pass of one sample, by it.
+        tried_flops: what it took to know that: a pass of one sample for each size that was tried.
     """
 
     edit: Edit
@@ -45,17 +46,18 @@ class Candidate:
     terms: Terms
     added_parameters: int
     added_flops: int
+    tried_flops: int
 
 
 def candidates(
     model: nn.Module,
     graph: Graph,
     seen: Probe,
+    measured: Mapping[str, Figures],
     inputs: Tensor | tuple | dict,
     cost: Cost,
     policy: Policy,
     *,
-    labels: Tensor | None = None,
     seed: int = 0,
 ) -> list[Candidate]:
     """Every edit that the policy's operators allow here and that its limits leave room for.
@@ -64,27 +66,26 @@ def candidates(
         model: the model; not changed.
         graph: its channel groups.
         seen: the probe's record of it.
+        measured: its layers' figures; see `dnm.detect.bottleneck.measure`.
         inputs: example inputs, for counting and planning.
         cost: of the model.
         policy: operators, sizes, limits.
-        labels: classes of the probe's samples, where there are any.
         seed: of what the edits draw.
 
     Returns:
         One candidate per operator and place, in the order of the data; a division is as large as the policy asks for,
         or as large as its limits allow.
     """
-    measured = bottleneck.measure(seen, policy.theories, labels)
     found = []
     for edit in _edits(model, graph, seen, inputs, policy, seed):
         fitted = _fitted(model, graph, edit, inputs, policy)
         if fitted is None:
             continue
-        edit, after = fitted
+        edit, after, tried = fitted
         terms = Terms(type(edit).__name__, _growth(cost, after), {})
         figures = _figures(measured, model, graph, edit)
         added = after.parameters - cost.parameters, after.training - cost.training
-        found.append(Candidate(edit, place_of(edit), figures, terms, *added))
+        found.append(Candidate(edit, place_of(edit), figures, terms, *added, tried))
     rows = bottleneck.covariates([item.figures for item in found], policy.theories)
     return [
         replace(item, terms=replace(item.terms, covariates=row)) for item, row in zip(found, rows, strict=True)
@@ -245,20 +246,25 @@ def multiple_of(width: int, policy: Policy) -> int:
     return policy.multiple if width >= 2 * policy.multiple else min(2, width)
 
 
-def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) -> tuple[Edit, Cost] | None:
-    """The edit, made smaller where a limit asks for it, and what the model costs after it; None where nothing fits."""
+def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) -> tuple[Edit, Cost, int] | None:
+    """The edit, made smaller where a limit asks for it, what the model costs after it, and the FLOPs that counting took.
+
+    None where it does not fit the model.
+    """
+    tried = 0
     while True:
         after = cost_after(model, graph, edit, inputs)
         if after is None:
             return None
+        tried += after.training
         fits = (policy.max_parameters is None or after.parameters <= policy.max_parameters) and (
             policy.max_training_flops is None or after.training <= policy.max_training_flops
         )
         if fits or not isinstance(edit, Divide) or graph.group(edit.group).uniform:
-            return edit, after
+            return edit, after, tried
         fewer = len(edit.units) - multiple_of(graph.group(edit.group).width, policy)
         if fewer < 1:
-            return edit, after
+            return edit, after, tried
         edit = replace(edit, units=edit.units[:fewer])
 
 

@@ -18,7 +18,7 @@ from dnm import forecast, journal, pruning, rollback
 from dnm.calibration import Calibration, Terms
 from dnm.choice import candidates, choose, multiple_of, place_of
 from dnm.cost import Flops, count
-from dnm.detect import probe
+from dnm.detect import bottleneck, probe
 from dnm.detect.estimates import Estimate
 from dnm.edits import Edit, Prune
 from dnm.errors import DnmError, EditError
@@ -317,9 +317,10 @@ class Morphogenesis:
             seen = probe.look(
                 self.model, self._loss, positions=self._positions, max_bytes=self._max_bytes, seed=self._seed()
             )
-            found = candidates(
-                self.model, graph, seen, self.inputs, self._cost, self.policy, labels=self._labels, seed=self._seed()
-            )
+            measured = bottleneck.measure(seen, self.policy.theories, self._labels)
+        found = candidates(self.model, graph, seen, measured, self.inputs, self._cost, self.policy, seed=self._seed())
+        # Counted by formula: watching every operation of so many copies takes longer than running them.
+        self.flops += sum(item.tried_flops for item in found)
         training = self._curves["training"]
         loss = training[-1][1] if training else seen.loss
         outlook = self._outlook(loss)

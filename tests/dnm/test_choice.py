@@ -39,7 +39,7 @@ def found(policy: Policy, model: nn.Module | None = None) -> list[Candidate]:
     other, inputs, labels = model_and_batch()
     model = model or other
     seen = probe.look(model, lambda: nn.functional.cross_entropy(model(inputs), labels))
-    return candidates(model, trace(model, inputs), seen, inputs, count(model, inputs), policy)
+    return candidates(model, trace(model, inputs), seen, {}, inputs, count(model, inputs), policy)
 
 
 def test_every_operator_has_its_places() -> None:
@@ -75,6 +75,7 @@ def test_what_a_candidate_adds_is_what_applying_it_adds() -> None:
         after = count(model, inputs)
         assert after.parameters - before.parameters == item.added_parameters
         assert after.training - before.training == item.added_flops
+        assert item.tried_flops == after.training
 
 
 def test_sizes_of_divisions() -> None:
@@ -104,7 +105,7 @@ def test_the_units_with_the_largest_gradients_are_divided() -> None:
 
 def candidate(name: str, growth: float, parameters: int, flops: int, score: float = 0.0) -> Candidate:
     terms = Terms("Divide", growth, {"gradient": score})
-    return Candidate(Divide(name, (0,)), name, {}, terms, parameters, flops)
+    return Candidate(Divide(name, (0,)), name, {}, terms, parameters, flops, 0)
 
 
 COST = Cost(parameters=1000, forward=1000, training=3000, activation_memory=0)
