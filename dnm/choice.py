@@ -247,7 +247,7 @@ def multiple_of(width: int, policy: Policy) -> int:
 
 
 def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) -> tuple[Edit, Cost, int] | None:
-    """The edit, made smaller where a limit asks for it, what the model costs after it, and the FLOPs that counting took.
+    """The edit, made smaller where a limit asks for it, the model's cost after it, and the FLOPs that counting took.
 
     None where it does not fit the model.
     """
