@@ -1,16 +1,15 @@
 """When to look at a network, what an edit is worth in what is left of the run, and what it costs.
 
 Worth and cost of an edit follow one scaling law, loss = N^-a + (D / r)^-a up to a factor (Hoffmann et al. 2022,
-arXiv:2203.15556, equation 2, with one exponent), in which N is the number of parameters, D the number of samples that
-will have been seen at the end of the run, and r the number of samples per parameter at which both terms are equal. With
-q = D / (r N):
+arXiv:2203.15556, equation 2, with one exponent), in which N is the number of parameters, D the number of samples, and
+r the number of samples per parameter at which both terms are equal. With q = D / (r N) for the samples D that are still
+to come, as what is new will be trained on no others:
 
     gain of growing N e-fold        unit  = a * loss / (1 + q^-a) * s
     loss of seeing e times less     price = a * loss * q^-a / (1 + q^-a)
 
-where s is the share of the D samples that are still to come: those that what is new will be trained on. An edit adds to
-N, and where the budget is one of FLOPs it takes from D: a network that is large for what is left (q below 1) is not
-grown.
+where s is the share of all samples that are still to come, seen ones included in all. An edit adds to N, and where the
+budget is one of FLOPs it takes from D: a network that is large for what is left (q below 1) is not grown.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Policy:
         theories: what is looked at, of `THEORIES`; with none, every place is as good as any other.
         fill: of new units, as in `Divide`.
         multiple: units come in multiples of this in groups of at least twice as many, in twos in others.
-        samples_per_parameter: where a network's size and the samples that it will have seen are in balance.
+        samples_per_parameter: samples still to come at which a network's size is in balance with them.
         max_parameters: the network never has more trainable scalars; None: no limit.
         max_training_flops: a forward and backward pass of one sample never costs more; None: no limit.
         caution: standard errors that are taken off a predicted gain before it is compared with its cost.
@@ -204,8 +203,8 @@ class Outlook:
 
     def unit(self, policy: Policy, parameters: int, relative_cost: float) -> float:
         """Gain of growing the network e-fold, nats, by the end of the run; see the module."""
-        trained = 1.0 - self.samples / self.end(relative_cost)
-        return EXPONENT * self.loss / (1.0 + self._balance(policy, parameters, relative_cost) ** -EXPONENT) * trained
+        to_come = 1.0 - self.samples / self.end(relative_cost)
+        return EXPONENT * self.loss / (1.0 + self._balance(policy, parameters, relative_cost) ** -EXPONENT) * to_come
 
     def price(self, policy: Policy, parameters: int, from_cost: float, to_cost: float) -> float:
         """What is lost by the end of the run, nats, by seeing fewer samples as the relative cost rises; see the module.
@@ -217,4 +216,5 @@ class Outlook:
         return EXPONENT * self.loss * balance / (1.0 + balance) * fewer
 
     def _balance(self, policy: Policy, parameters: int, relative_cost: float) -> float:
-        return self.end(relative_cost) / (policy.samples_per_parameter * parameters)
+        to_come = max(1.0, self.end(relative_cost) - self.samples)
+        return to_come / (policy.samples_per_parameter * parameters)

@@ -135,11 +135,11 @@ def test_no_edit_wins_where_little_is_left() -> None:
     items = [candidate("only", 0.1, 100, 300)]
     taken, rows = chosen(items, Policy())
     assert taken == ["only"] and rows["only"].gain.value > rows["only"].price
-    # 1,100 parameters at 90 samples each are in balance with 99,000 samples.
+    # 1,100 parameters at 14.9 samples each are in balance with the 16,364 samples that come at 1.1 times the cost.
     late = Outlook(samples=80_000, remaining_samples=18_000.0, priced=True, loss=1.0)
     large = Policy(samples_per_parameter=1000.0)
-    assert chosen(items, Policy(samples_per_parameter=80.0), late)[0] == ["only"]
-    for outlook, policy in ((late, Policy(samples_per_parameter=100.0)), (OUTLOOK, large)):
+    assert chosen(items, Policy(samples_per_parameter=14.0), late)[0] == ["only"]
+    for outlook, policy in ((late, Policy(samples_per_parameter=16.0)), (OUTLOOK, large)):
         taken, rows = chosen(items, policy, outlook)
         assert not taken and "costs more than it gains" in rows["only"].reason
         assert rows["only"].gain.value <= rows["only"].price
