@@ -1,0 +1,201 @@
+"""What growing costs beside training, within one run: time, FLOPs and memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from dnm import replay
+from dnm.morphogenesis import Morphogenesis
+from dnm.policy import Budget, Policy
+from stages.settings import load
+from stages.tasks import image_classification as task
+
+pytestmark = pytest.mark.benchmark
+
+ROOT = Path(__file__).resolve().parents[2]
+# As in the workstation row.
+CLASSES, BATCH_SIZE, PROBE = 10, 128, 256
+# Every look takes its edit: with a budget of steps nothing has a price.
+POLICY = Policy(bottleneck_threshold=0.0)
+NUM_LOOKS = len(POLICY.event_times)
+MEMORY_STEPS = 40
+# Thirty epochs of CIFAR-10 less a tenth, at 64 images a step.
+REAL_STEPS = 30 * 45_000 // 64
+
+
+def small() -> nn.Sequential:
+    """The network that the workstation row starts from."""
+    row = load(ROOT / "scales/workstation/params.yaml").image_classification["cifar10"]
+    return task.network(row.networks.start, 3, CLASSES, torch.Generator().manual_seed(0))
+
+
+def resnet() -> nn.Module:
+    """torchvision's ResNet-18."""
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(num_classes=CLASSES)
+
+
+def problem(num: int = 2048) -> tuple[Tensor, Tensor]:
+    """Random images of 3x32x32, and the classes that a random network gives them."""
+    images = torch.randn(num, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    teacher = task.network(((8, 8), (16,)), 3, CLASSES, torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        scores = teacher(images)
+    return images.contiguous(memory_format=torch.channels_last), (scores - scores.mean(0)).argmax(1)
+
+
+def train(
+    model: nn.Module, batch_size: int, num_steps: int, policy: Policy | None = POLICY, num_probes: int = PROBE
+) -> tuple[Morphogenesis | None, float]:
+    """Trains a model, with growth where there is a policy; the engine, and how many seconds it took with all looks."""
+    images, labels = problem()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    engine = None
+    if policy is not None:
+        probe, targets = images[:num_probes], labels[:num_probes]
+        engine = Morphogenesis(
+            model,
+            optimizer,
+            probe,
+            lambda: nn.functional.cross_entropy(model(probe), targets),
+            labels=targets,
+            budget=Budget(steps=num_steps),
+            policy=policy,
+        )
+    order = torch.Generator().manual_seed(3)
+    model.train()
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        rows = torch.randint(len(images), (batch_size,), generator=order)
+        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if engine is not None:
+            engine.after_step(loss, batch_size)
+    return engine, time.perf_counter() - start
+
+
+def measured(model: nn.Module, batch_size: int, num_steps: int) -> dict[str, float]:
+    """What the events of a run take.
+
+    Returns:
+        `time` and `flops`: parts of those of the run; `event` and `step`: seconds that one of them takes.
+    """
+    engine, seconds = train(model, batch_size, num_steps)
+    assert engine is not None
+    assert [len(event.entries) for event in engine.events] == [1] * NUM_LOOKS
+    looking = sum(engine.seconds)
+    return {
+        "time": looking / seconds,
+        "flops": engine.flops / engine.spent,
+        "event": looking / NUM_LOOKS,
+        "step": (seconds - looking) / num_steps,
+    }
+
+
+def peak(num_steps: int, num_probes: int, journal: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """What training the small network takes of this process's memory.
+
+    Args:
+        num_steps: of the run.
+        num_probes: samples of the probe batch.
+        journal: of the edits that the network has from the start, without an engine; None: it grows.
+
+    Returns:
+        The most memory before and after, MB, and the journal of what has grown.
+    """
+    torch.set_num_threads(1)
+    before, model = most_memory(), small()
+    if journal is None:
+        engine, _ = train(model, BATCH_SIZE, num_steps, num_probes=num_probes)
+        assert engine is not None
+        return {"before": before, "after": most_memory(), "journal": engine.journal}
+    train(replay(model, journal), BATCH_SIZE, num_steps, policy=None)
+    return {"before": before, "after": most_memory()}
+
+
+def most_memory() -> float:
+    """The most memory that this process has had so far, MB."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def in_a_process(*arguments: Any) -> dict[str, Any]:
+    """`peak` in a process of its own."""
+    code = "import json, sys; from tests.benchmarks import test_engine as here; "
+    code += "print(json.dumps(here.peak(*json.load(sys.stdin))))"
+    given = json.dumps(arguments)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=given, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Looks are many small operations, which a second thread does not speed up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture) -> Callable[[str], None]:
+    """Prints a line past the capture."""
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}")
+
+    return say
+
+
+def test_time_and_flops(say):
+    found = measured(small(), BATCH_SIZE, num_steps=1000)
+    say(
+        f"five events in 1,000 steps of the workstation's start network at 128 images of 32x32: {found['time']:.2%} of "
+        f"the time ({found['event']:.2f} s an event, {found['step']:.3f} s a step), {found['flops']:.2%} of the FLOPs; "
+        "at most 2%"
+    )
+    assert max(found["time"], found["flops"]) <= 0.02
+
+
+def test_resnet(say):
+    found = measured(resnet(), 64, num_steps=300)
+    steps = found["event"] / found["step"]
+    share = NUM_LOOKS * steps / (REAL_STEPS + NUM_LOOKS * steps)
+    say(
+        f"ResNet-18, 64 images of 32x32: an event takes as long as {steps:.1f} steps; five of them {share:.2%} of the "
+        f"{REAL_STEPS:,} steps of 30 epochs of CIFAR-10, at most 2%"
+    )
+    assert share <= 0.02
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc/self/status")
+def test_memory(say):
+    ratios = {}
+    for num_probes in (BATCH_SIZE, PROBE):
+        growing = in_a_process(MEMORY_STEPS, num_probes, None)
+        assert len(growing["journal"]) == NUM_LOOKS
+        grown = in_a_process(MEMORY_STEPS, num_probes, growing["journal"])
+        ratios[num_probes] = growing["after"] / grown["after"]
+        say(
+            f"most memory of a process that trains the small network, {BATCH_SIZE} images a step, with growth by a "
+            f"probe batch of {num_probes}: {growing['after']:,.0f} MB; that trains the grown one: "
+            f"{grown['after']:,.0f} MB; either before it begins: {grown['before']:,.0f} MB; ratio "
+            f"{ratios[num_probes]:.2f}"
+        )
+    # A look takes the memory of a training step on the probe batch.
+    assert ratios[BATCH_SIZE] <= 1.2
