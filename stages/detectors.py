@@ -101,7 +101,7 @@ def fcos(backbone: BackboneWithFPN, classes: int, size: int, generator: torch.Ge
     norm = partial(nn.GroupNorm, max(1, channels // _GROUP))
     with _drawn(generator):
         # A norm over 32 groups, its own, cannot be taken over few channels.
-        head = FCOSHead(32, 1, classes, num_convs=1)
+        head = _FCOSHead(32, 1, classes, num_convs=1)
         head.classification_head = FCOSClassificationHead(channels, 1, classes, convolutions, PRIOR, norm)
         head.regression_head = FCOSRegressionHead(channels, 1, convolutions, norm_layer=norm)
     _start(head, generator)
@@ -135,7 +135,7 @@ def retinanet(backbone: BackboneWithFPN, classes: int, size: int, generator: tor
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(strides))
     with _drawn(generator):
         norm = partial(nn.GroupNorm, max(1, backbone.out_channels // _GROUP))
-        head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], classes, norm_layer=norm)
+        head = _RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], classes, norm_layer=norm)
     _start(head, generator)
     _set_bias(head.classification_head.cls_logits, -math.log((1 - PRIOR) / PRIOR))
     model = RetinaNet(
@@ -190,8 +190,7 @@ def training_loss(model: Detector, images: Tensor, targets: Sequence[dict[str, T
     """
     if not model.training:
         raise ValueError(f"{type(model).__name__} is in eval mode, in which it has no losses; call .train() before")
-    with _Portable():
-        losses = model(images, list(targets))
+    losses = model(images, list(targets))
     return torch.stack(list(losses.values())).sum()
 
 
@@ -232,18 +231,30 @@ class _Portable(TorchFunctionMode):
     """Takes roots, logarithms and exponentials of targets and scores in NumPy.
 
     Torch takes them in MKL's vector library, whose last bits differ between makers of CPUs. No gradient passes them in
-    these detectors.
+    these detectors. The mode slows every operation in its block, so the block is to be small.
     """
 
     _OWN = {torch.sqrt: np.sqrt, torch.log: np.log, torch.exp: np.exp}  # noqa: RUF012
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         own = self._OWN.get(func)
-        if own is None or kwargs or args[0].requires_grad or args[0].device.type != "cpu":
+        if own is None or kwargs or args[0].requires_grad or args[0].device.type != "cpu" or args[0].itemsize < 4:
             return func(*args, **(kwargs or {}))
         # Of places outside of all boxes torchvision takes roots too, and drops them.
         with np.errstate(all="ignore"):
             return torch.from_numpy(own(args[0].numpy()))
+
+
+class _FCOSHead(FCOSHead):
+    def compute_loss(self, *args) -> dict[str, Tensor]:
+        with _Portable():
+            return super().compute_loss(*args)
+
+
+class _RetinaNetHead(RetinaNetHead):
+    def compute_loss(self, *args):
+        with _Portable():
+            return super().compute_loss(*args)
 
 
 @contextlib.contextmanager
