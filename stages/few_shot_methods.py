@@ -30,7 +30,7 @@ EPISODES = 600
 _TOGETHER = 20
 # One over scikit-learn's C, its default (Tian et al. 2020, arXiv:2003.11539, use it).
 _PENALTY = 1.0
-_ITERATIONS = 100
+_ITERATIONS = 150
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Parameters = dict[str, Tensor]
