@@ -115,7 +115,7 @@ def sample(classes: Sequence[Tensor], form: Form, generator: torch.Generator) ->
     """Draws episodes without end.
 
     Classes are dealt like cards: none comes again before all have come, but where an episode would hold one twice.
-    So all come equally often, and each episode's classes are still any as likely as any other.
+    So all come equally often, and an episode's classes are still as likely to be any ones as any others.
 
     Args:
         classes: the rows of each class, int64; at least `form.ways` of at least `form.drawings` each.

@@ -148,4 +148,4 @@ def test_twenty_shots_cannot_be_measured_on_twenty_drawings(shots: int) -> None:
 
 def test_too_few_classes_are_told() -> None:
     with pytest.raises(DataError, match="^some data: 2 classes, expected at least 3 for 3 ways; ask for fewer"):
-        episodes.check(split(8, 8), ["a", "b"], FORM, "some data")
+        episodes.check(split(8, 8, first=1), ["a", "b", "c", "d"], FORM, "some data")

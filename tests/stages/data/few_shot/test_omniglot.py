@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -218,18 +219,20 @@ def test_another_checksum_is_refused_unopened(both: None, tmp_path: Path) -> Non
         read(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "no zip", "bytes"])
+@pytest.mark.parametrize("damage", ["half", "empty", "no zip", "bytes", "packing"])
 def test_damaged_archives_are_refused(damage: str, write, contents: Mapping[str, Files], tmp_path: Path) -> None:
-    path = write(BACKGROUND, contents[BACKGROUND])
+    path = write(BACKGROUND, contents[BACKGROUND] if damage != "empty" else {})
     whole = path.read_bytes()
-    if damage == "empty":
-        write(BACKGROUND, {})
-    else:
-        # In the middle of the packed bytes, far from the names.
-        broken = bytearray(whole)
-        place = whole.index(b"PK\x03\x04", len(whole) // 4) + 90
-        broken[place : place + 30] = bytes(30)
-        path.write_bytes({"half": whole[: len(whole) // 2], "no zip": b"\x89PNG", "bytes": bytes(broken)}[damage])
+    # A file's header is 30 bytes, its name and what else is said of it; then come the packed bytes.
+    header = whole.index(b"PK\x03\x04", len(whole) // 4 if damage != "empty" else 0)
+    start = header + 30 + sum(struct.unpack("<HH", whole[header + 26 : header + 30]))
+    broken = bytearray(whole)
+    if damage == "bytes":
+        broken[start + 10 : start + 40] = bytes(30)
+    elif damage == "packing":
+        broken[start] = 7  # a kind of block that there is none of
+    if damage != "empty":
+        path.write_bytes({"half": whole[: len(whole) // 2], "no zip": b"\x89PNG"}.get(damage, bytes(broken)))
         write.expect(BACKGROUND, path)
     expected = "no drawing in it" if damage == "empty" else "cannot be unpacked .*download it again"
     with pytest.raises(DataError, match=f"^{path}: {expected}"):
