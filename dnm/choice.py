@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from dnm.detect.probe import Probe
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit
 from dnm.errors import DnmError
 from dnm.events import Row
-from dnm.graph import Graph, Place
+from dnm.graph import Graph, Place, trace
 from dnm.operators.branch import Gated, Residual
 from dnm.policy import Outlook, Policy
 from dnm.surgery import possible
@@ -78,6 +79,8 @@ def candidates(
     """
     found = []
     for edit in _edits(model, graph, seen, inputs, policy, seed):
+        if any(fnmatchcase(place_of(edit), pattern) for pattern in policy.excluded):
+            continue
         fitted = _fitted(model, graph, edit, inputs, policy)
         if fitted is None:
             continue
@@ -95,45 +98,51 @@ def candidates(
 def choose(
     found: Sequence[Candidate],
     cost: Cost,
+    together: Callable[[Sequence[Edit]], Cost | None],
     outlook: Outlook,
     calibration: Calibration,
     policy: Policy,
     *,
     spent: int = 0,
-) -> tuple[list[Candidate], list[Row]]:
+) -> tuple[list[Candidate], list[Row], Cost]:
     """Takes the candidate with the best net gain per FLOP that it costs, again and again, while one pays.
 
     Net gain is the predicted gain less the policy's caution times its standard error, less the price of seeing fewer
     samples. What an edit costs is what it adds to each sample in what is left of the run, and what the look cost. Each
-    candidate is taken once. What several add is summed; two that meet in one layer add a little more together, which
-    the engine sees when it counts.
+    candidate is taken once.
 
     Args:
         found: the candidates.
         cost: of the model as it is.
+        together: counts what the model would cost after several edits, which can be more than each of them adds: two
+            that meet in one layer add to each other. None where they do not go together.
         outlook: what is left of the run.
         calibration: predicts gains.
         policy: limits, caution, edits per event.
         spent: FLOPs that this look has cost.
 
     Returns:
-        The candidates to take, in order, and one row per candidate with the decision and its reason.
+        The candidates to take, in order; one row per candidate with the decision and its reason; and the model's cost
+        after all that are taken.
     """
     taken: list[int] = []
+    unfit: set[int] = set()
     rows: dict[int, Row] = {}
-    parameters, flops = cost.parameters, cost.training
+    now = cost
     while len(taken) <= policy.edits_per_event:
         full = len(taken) == policy.edits_per_event
         best: tuple[float, int] | None = None
         for number, item in enumerate(found):
-            if number in taken:
+            if number in taken or number in unfit:
                 continue
-            new_parameters, new_flops = parameters + item.added_parameters, flops + item.added_flops
-            unit = outlook.unit(policy, new_parameters, new_flops / cost.training)
+            parameters, flops = now.parameters + item.added_parameters, now.training + item.added_flops
+            unit = outlook.unit(policy, parameters, flops / cost.training)
             gain = calibration.predict([item.terms], unit)
-            price = outlook.price(policy, new_parameters, flops / cost.training, new_flops / cost.training)
+            price = outlook.price(policy, parameters, now.training / cost.training, flops / cost.training)
             net = gain.value - policy.caution * gain.standard_error - price
-            reason = _refused(new_parameters, new_flops, net, policy)
+            reason = _over_limits(parameters, flops, policy)
+            if reason is None and net <= 0.0:
+                reason = "costs more than it gains in what is left of the run"
             rows[number] = _row(item, gain, price, reason or "other places gain more for what they cost")
             score = net / (spent + max(1.0, item.added_flops * outlook.remaining_samples))
             if reason is None and not full and (best is None or score > best[0]):
@@ -141,10 +150,19 @@ def choose(
         if best is None:
             break
         number = best[1]
+        after = together([found[other].edit for other in (*taken, number)])
+        if after is None:
+            reason = "does not go together with what is taken"
+        else:
+            reason = _over_limits(after.parameters, after.training, policy)
+        if after is None or reason is not None:
+            unfit.add(number)
+            rows[number] = rows[number].refused(f"{reason}")
+            continue
         taken.append(number)
         rows[number] = replace(rows[number], taken=True, reason="the most gain for what it costs")
-        parameters, flops = parameters + found[number].added_parameters, flops + found[number].added_flops
-    return [found[number] for number in taken], [rows[number] for number in range(len(found))]
+        now = after
+    return [found[number] for number in taken], [rows[number] for number in range(len(found))], now
 
 
 def place_of(edit: Edit) -> str:
@@ -154,13 +172,11 @@ def place_of(edit: Edit) -> str:
     return edit.at if isinstance(edit, (AddResidual, AddAttention)) else edit.group
 
 
-def _refused(parameters: int, flops: int, net: float, policy: Policy) -> str | None:
+def _over_limits(parameters: int, flops: int, policy: Policy) -> str | None:
     if policy.max_parameters is not None and parameters > policy.max_parameters:
         return f"{parameters:,} parameters, max_parameters is {policy.max_parameters:,}"
     if policy.max_training_flops is not None and flops > policy.max_training_flops:
         return f"{flops:,} FLOPs a sample, max_training_flops is {policy.max_training_flops:,}"
-    if net <= 0.0:
-        return "costs more than it gains in what is left of the run"
     return None
 
 
@@ -253,13 +269,11 @@ def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) 
     """
     tried = 0
     while True:
-        after = cost_after(model, graph, edit, inputs)
+        after = cost_after(model, graph, [edit], inputs)
         if after is None:
             return None
         tried += after.training
-        fits = (policy.max_parameters is None or after.parameters <= policy.max_parameters) and (
-            policy.max_training_flops is None or after.training <= policy.max_training_flops
-        )
+        fits = _over_limits(after.parameters, after.training, policy) is None
         if fits or not isinstance(edit, Divide) or graph.group(edit.group).uniform:
             return edit, after, tried
         fewer = len(edit.units) - multiple_of(graph.group(edit.group).width, policy)
@@ -268,12 +282,14 @@ def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) 
         edit = replace(edit, units=edit.units[:fewer])
 
 
-def cost_after(model: nn.Module, graph: Graph, edit: Edit, inputs: Tensor | tuple | dict) -> Cost | None:
-    """What the model would cost after an edit; None where it does not fit."""
-    operator = journal.OPERATORS[type(edit).__name__][1]
+def cost_after(model: nn.Module, graph: Graph, edits: Sequence[Edit], inputs: Tensor | tuple | dict) -> Cost | None:
+    """What the model would cost after edits, one after the other; None where they do not fit it."""
     shadow = copy.deepcopy(model)
     try:
-        operator.carry_out(shadow, edit, operator.plan(shadow, graph, edit, inputs))
+        for number, edit in enumerate(edits):
+            operator = journal.OPERATORS[type(edit).__name__][1]
+            groups = trace(shadow, inputs) if number else graph
+            operator.carry_out(shadow, edit, operator.plan(shadow, groups, edit, inputs))
         return count(shadow, inputs)
     except DnmError:
         return None

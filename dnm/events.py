@@ -103,6 +103,16 @@ class Event:
             rows.append(Row(**{**row, "figures": figures, "gain": _estimate(row["gain"])}))
         return Event(**{**values, **estimates, **costs, "rows": tuple(rows), "entries": tuple(values["entries"])})
 
+    def __str__(self) -> str:
+        """One line: when, what was edited, what it made of the size, and what became of it."""
+        said = [f"step {self.step} ({self.position:.0%} of the budget): {self.kind}"]
+        if self.entries:
+            taken = [f"{row.operator} {row.place}" for row in self.rows if row.taken]
+            said[0] += " " + ", ".join(taken)
+            said.append(f"{self.before.parameters:,} -> {self.after.parameters:,} parameters")
+            said.append(f"{self.before.training:,} -> {self.after.training:,} FLOPs a sample")
+        return "; ".join([*said, f"{self.status}: {self.reason}"])
+
     def table(self) -> str:
         """The candidates as a table in Markdown: figures, predicted gain, price, size, decision and its reason."""
         names = sorted({name for row in self.rows for name in row.figures})

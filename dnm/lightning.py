@@ -19,6 +19,7 @@ except ImportError as error:
 
 from dnm.calling import call
 from dnm.errors import DnmError
+from dnm.events import Event
 from dnm.morphogenesis import Morphogenesis
 from dnm.policy import Budget, Policy
 
@@ -37,6 +38,7 @@ class MorphogenesisCallback(pl.Callback):
         budget: of the run; None takes the steps that the trainer is going to make.
         labels: classes of the probe's samples, shape `(num_samples,)`, for figures that need them.
         monitor: name under which the module logs its validation loss.
+        on_event: called with every look at the network, and with an event again when it is taken back.
 
     Attributes:
         engine: the engine, once training has begun.
@@ -52,10 +54,11 @@ class MorphogenesisCallback(pl.Callback):
         budget: Budget | None = None,
         labels: Tensor | None = None,
         monitor: str = "val_loss",
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.engine: Morphogenesis | None = None
         self._module, self._inputs, self._loss, self._labels = module, inputs, loss, labels
-        self._policy, self._budget, self._monitor = policy, budget, monitor
+        self._policy, self._budget, self._monitor, self._on_event = policy, budget, monitor, on_event
         self._names: list[list[list[str]]] | None = None
         self._samples = self._step = 0
         self._hooks: list[RemovableHandle] = []
@@ -98,7 +101,7 @@ class MorphogenesisCallback(pl.Callback):
                 "run with this callback"
             )
         state = states[self.state_key]
-        self.engine = self._make(model, [], Budget(**state["budget"]))
+        self.engine = self._make(model, [], Budget(**state["engine"]["settings"]["budget"]))
         self.engine.load_state_dict(state["engine"])
         self._names, (self._samples, self._step) = state["names"], state["counts"]
 
@@ -134,13 +137,17 @@ class MorphogenesisCallback(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         samples, self._samples, self._step = self._samples, 0, trainer.global_step
         # Lightning has divided it by the number of batches.
-        self.engine.after_step(loss * trainer.accumulate_grad_batches, samples)
+        self._say(self.engine.after_step(loss * trainer.accumulate_grad_batches, samples))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tells the engine of a validation loss."""
         if trainer.sanity_checking or self.engine is None or self._monitor not in trainer.callback_metrics:
             return
-        self.engine.after_epoch(float(trainer.callback_metrics[self._monitor]))
+        self._say(self.engine.after_epoch(float(trainer.callback_metrics[self._monitor])))
+
+    def _say(self, event: Event | None) -> None:
+        if event is not None:
+            self._on_event(event)
 
     def state_dict(self) -> dict[str, Any]:
         """The engine's, and the order of parameters in the optimizers, which edits change."""
@@ -148,7 +155,6 @@ class MorphogenesisCallback(pl.Callback):
             return {}
         return {
             "engine": self.engine.state_dict(),
-            "budget": {"steps": self.engine.budget.steps, "flops": self.engine.budget.flops},
             "names": [_names(optimizer, self.engine.model) for optimizer in self.engine.optimizers],
             "counts": [self._samples, self._step],
         }

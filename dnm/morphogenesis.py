@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from dnm import forecast, journal, pruning, rollback
 from dnm.calibration import Calibration, Terms
-from dnm.choice import candidates, choose, multiple_of, place_of
-from dnm.cost import Flops, count
+from dnm.choice import candidates, choose, cost_after, multiple_of, place_of
+from dnm.cost import Cost, Flops, count
 from dnm.detect import bottleneck, probe
 from dnm.detect.estimates import Estimate
 from dnm.edits import Edit, Prune
@@ -73,6 +74,9 @@ class Morphogenesis:
         positions: positions of a map that the probe keeps of each sample.
         max_bytes: memory that the probe keeps at most.
 
+    Raises:
+        DnmError: the model cannot be traced or counted, or the policy excludes places that it does not have.
+
     Attributes:
         model: the model.
         optimizers: those that train it.
@@ -110,6 +114,7 @@ class Morphogenesis:
         self._positions, self._max_bytes = positions, max_bytes
         self._cost = count(model, inputs)
         self.start_widths = self._widths = self._look_at_widths()
+        self._check_excluded()
         self._steps = self._samples = self._training_flops = 0
         self._curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
         self._bin, self._bin_size = torch.zeros(()), 0
@@ -216,7 +221,10 @@ class Morphogenesis:
         return None
 
     def explain(self) -> str:
-        """The last look as a table: candidates, figures per theory, predicted gain, cost, decision and its reason."""
+        """The last look as a table: candidates, figures per theory, predicted gain, cost, decision and its reason.
+
+        `events[number].table()` is that of an earlier one.
+        """
         if not self.events:
             return "no look at the network so far"
         return self.events[-1].table()
@@ -242,6 +250,7 @@ class Morphogenesis:
             "plateau": [self._best, self._waited],
             "times": [self._warm_from, self._looked_until],
             "watch": watch,
+            "settings": self._settings(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -250,8 +259,18 @@ class Morphogenesis:
         The model's, the averages' and the optimizers' own `load_state_dict` follow; the run then goes on bit for bit.
 
         Raises:
-            DnmError: the journal does not fit the model, which is as it was, or the state is of other settings.
+            DnmError: the journal does not fit the model, or the state is of other settings; the model is as it was.
         """
+        differing = [
+            f"{name} {state['settings'].get(name)!r}, here {value!r}"
+            for name, value in self._settings().items()
+            if state["settings"].get(name) != value
+        ]
+        if differing:
+            raise DnmError(
+                f"the state is of a run with {'; '.join(differing)}; give the engine the budget and the policy that it "
+                "was taken with"
+            )
         self.calibration.load_state_dict(state["calibration"])
         events = [Event.from_dict(values) for values in state["events"]]
         watch = state["watch"]
@@ -273,6 +292,18 @@ class Morphogenesis:
         self._best, self._waited = state["plateau"]
         self._warm_from, self._looked_until = state["times"]
         self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
+
+    def _check_excluded(self) -> None:
+        names = {*self.start_widths, *(path for path, _ in self.model.named_modules())}
+        for pattern in self.policy.excluded:
+            if "->" not in pattern and not any(fnmatchcase(name, pattern) for name in names):
+                raise DnmError(
+                    f"Policy: excluded names {pattern!r}, which no place of {type(self.model).__name__} fits; expected "
+                    f"names of groups or layers, such as {sorted(names)[:5]}"
+                )
+
+    def _settings(self) -> dict[str, Any]:
+        return {"budget": asdict(self.budget), **self.policy.as_dict()}
 
     def _look_at_widths(self) -> dict[str, int]:
         return {group.name: group.width for group in trace(self.model, self.inputs).groups if group.divisible}
@@ -324,12 +355,19 @@ class Morphogenesis:
         training = self._curves["training"]
         loss = training[-1][1] if training else seen.loss
         outlook = self._outlook(loss)
-        wanted, rows = choose(found, self._cost, outlook, self.calibration, self.policy, spent=self.flops - spent)
+
+        def together(edits: Sequence[Edit]) -> Cost | None:
+            after = cost_after(self.model, graph, edits, self.inputs)
+            self.flops += after.training if after else 0
+            return after
+
+        wanted, rows, after = choose(
+            found, self._cost, together, outlook, self.calibration, self.policy, spent=self.flops - spent
+        )
         if not wanted:
             return self._event("growth", rows, (), "no edit gains more than it costs")
-        parameters = self._cost.parameters + sum(item.added_parameters for item in wanted)
-        relative = 1.0 + sum(item.added_flops for item in wanted) / self._cost.training
-        unit = outlook.unit(self.policy, parameters, relative)
+        relative = after.training / self._cost.training
+        unit = outlook.unit(self.policy, after.parameters, relative)
         gain = self.calibration.predict([item.terms for item in wanted], unit)
         if gain.value < self.policy.bottleneck_threshold * loss:
             reason = f"a predicted gain of {gain} nats is below bottleneck_threshold x the loss of {loss:.3g}"

@@ -69,6 +69,8 @@ class Policy:
         added_fraction: what a division adds to a group, as a fraction of its width, in (0, 1]; None takes 1 with
             aggressive growth, and a quarter without.
         operators: what may be done, of `OPERATORS`.
+        excluded: places that stay as they are: names of groups and layers as `Event.table` shows them, with `*`, `?`
+            and `[...]` as in a shell.
         theories: what is looked at, of `THEORIES`; with none, every place is as good as any other.
         fill: of new units, as in `Divide`.
         multiple: units come in multiples of this in groups of at least twice as many, in twos in others.
@@ -91,12 +93,13 @@ class Policy:
     trigger: str = "scheduled"
     event_times: tuple[float, ...] = (0.08, 0.15, 0.22, 0.29, 0.35)
     morphogenesis_patience: int = 8
-    bottleneck_threshold: float = 0.02
+    bottleneck_threshold: float = 0.0
     max_morphogenesis_events: int = 5
     enable_aggressive_growth: bool = False
     max_edits_per_event: int | None = None
     added_fraction: float | None = None
     operators: tuple[str, ...] = ("Divide",)
+    excluded: tuple[str, ...] = ()
     theories: tuple[str, ...] = THEORIES
     fill: str = "twin"
     multiple: int = 8
@@ -112,11 +115,13 @@ class Policy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("event_times", "operators", "theories"):
+        for name in ("event_times", "operators", "excluded", "theories"):
+            self._check(not isinstance(getattr(self, name), str), name, "a sequence, not a single string")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, known in (("operators", OPERATORS), ("theories", THEORIES)):
             for item in getattr(self, name):
                 self._check(item in known, name, f"some of {known}")
+        self._check(all(isinstance(item, str) for item in self.excluded), "excluded", "strings")
         self._check(self.trigger in TRIGGERS, "trigger", f"one of {TRIGGERS}")
         self._check(self.fill in FILLS, "fill", f"one of {FILLS}")
         times = self.event_times

@@ -69,7 +69,7 @@ def choose(
         rises_of[name] += rise
         chosen.setdefault(name, []).extend(units)
     edits = [Prune(name, tuple(units)) for name, units in chosen.items()]
-    after = {edit.group: cost_after(model, graph, edit, inputs) for edit in edits}
+    after = {edit.group: cost_after(model, graph, [edit], inputs) for edit in edits}
     rows = []
     for name in importance:
         smaller = after.get(name)

@@ -16,7 +16,7 @@ def keep(model: nn.Module, optimizers: Iterable[Optimizer], averaged: Iterable[A
     return {
         "models": [_copies(module.state_dict()) for module in (model, *averaged)],
         "optimizers": [
-            [_copies(optimizer.state.get(parameter, {})) for parameter in _parameters(optimizer)]
+            [_copies(optimizer.state.get(parameter, {})) for _, parameter in _parameters(optimizer)]
             for optimizer in optimizers
         ],
     }
@@ -31,16 +31,19 @@ def put_back(
 ) -> None:
     """Brings a copy back; model and optimizers have the shapes that they had when it was made.
 
-    Parameters, optimizers and their groups stay the same objects, and the learning rate stays what it is now.
+    Parameters, optimizers and their groups stay the same objects, and the learning rate stays what it is now. The copy
+    may be on another device, as one from a checkpoint is.
     """
     for module, values in zip((model, *averaged), kept["models"], strict=True):
         module.load_state_dict(values)
     for parameter in model.parameters():
         parameter.grad = None
     for optimizer, states in zip(optimizers, kept["optimizers"], strict=True):
-        for parameter, state in zip(_parameters(optimizer), states, strict=True):
+        for (group, parameter), state in zip(_parameters(optimizer), states, strict=True):
             if state:
-                optimizer.state[parameter] = _copies(state)
+                optimizer.state[parameter] = {
+                    name: _moved(name, value, parameter, group) for name, value in _copies(state).items()
+                }
             else:
                 optimizer.state.pop(parameter, None)
 
@@ -55,8 +58,14 @@ def drop(parameters: Collection[Tensor], optimizers: Iterable[Optimizer]) -> Non
             optimizer.state.pop(parameter, None)
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _parameters(optimizer: Optimizer) -> list[tuple[Mapping[str, Any], Tensor]]:
+    return [(group, parameter) for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _moved(name: str, value: Any, parameter: Tensor, group: Mapping[str, Any]) -> Any:
+    """A value of the optimizer's state on the device where the optimizer would have made it."""
+    counts = name == "step" and not (group.get("capturable") or group.get("fused"))
+    return value.to(parameter.device) if isinstance(value, Tensor) and not counts else value
 
 
 def _copies(values: Mapping[str, Any]) -> dict[str, Any]:

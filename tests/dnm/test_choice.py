@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +12,12 @@ from torch import nn
 
 from dnm import AddAttention, AddResidual, Connect, Divide, apply, count, trace
 from dnm.calibration import Calibration, Terms
-from dnm.choice import Candidate, candidates, choose
+from dnm.choice import Candidate, candidates, choose, cost_after
 from dnm.cost import Cost
 from dnm.detect import probe
 from dnm.detect.estimates import Estimate
+from dnm.edits import Edit
+from dnm.events import Row
 from dnm.policy import OPERATORS, Outlook, Policy
 
 
@@ -112,10 +116,24 @@ COST = Cost(parameters=1000, forward=1000, training=3000, activation_memory=0)
 OUTLOOK = Outlook(samples=1000, remaining_samples=100_000.0, priced=True, loss=1.0)
 
 
+def summed(items: list[Candidate]) -> Callable[[Sequence[Edit]], Cost]:
+    """What several candidates cost that do not meet in any layer."""
+    sizes = {id(item.edit): (item.added_parameters, item.added_flops) for item in items}
+
+    def together(edits: Sequence[Edit]) -> Cost:
+        parameters, flops = (sum(sizes[id(edit)][which] for edit in edits) for which in (0, 1))
+        return replace(COST, parameters=COST.parameters + parameters, training=COST.training + flops)
+
+    return together
+
+
 def chosen(
-    items: list[Candidate], policy: Policy, outlook: Outlook = OUTLOOK, **options: Any
+    items: list[Candidate], policy: Policy, outlook: Outlook = OUTLOOK, together: Any = None, **options: Any
 ) -> tuple[list[str], dict]:
-    taken, rows = choose(items, COST, outlook, Calibration(("Divide",), policy.theories), policy, **options)
+    calibration = Calibration(("Divide",), policy.theories)
+    taken, rows, after = choose(items, COST, together or summed(items), outlook, calibration, policy, **options)
+    if together is None:
+        assert after == summed(items)([item.edit for item in taken])
     assert [row.place for row in rows] == [item.place for item in items]
     assert {row.place for row in rows if row.taken} == {item.place for item in taken}
     return [item.place for item in taken], {row.place: row for row in rows}
@@ -156,6 +174,51 @@ def test_limits_hold_for_all_edits_of_an_event_together() -> None:
     assert len(chosen(items, Policy(max_edits_per_event=2))[0]) == 2
 
 
+def test_edits_that_meet_in_a_layer_are_counted_together() -> None:
+    model, inputs, _ = model_and_batch()
+    cost, graph = count(model, inputs), trace(model, inputs)
+    policy = Policy(theories=(), max_edits_per_event=3, samples_per_parameter=1e-3, enable_aggressive_growth=True)
+    items = found(policy)
+
+    def together(edits: Sequence[Edit]) -> Cost | None:
+        return cost_after(model, graph, edits, inputs)
+
+    def take(policy: Policy) -> tuple[list[Candidate], list[Row], Cost]:
+        return choose(items, cost, together, OUTLOOK, Calibration(("Divide",), ()), policy)
+
+    taken, _, after = take(policy)
+    for item in taken:
+        apply(model, item.edit, inputs)
+    assert count(model, inputs) == after
+    apart = cost.parameters + sum(item.added_parameters for item in taken)
+    assert apart < after.parameters
+    # A limit that the sum of what each adds keeps, and all of them together do not.
+    for limits in ({"max_parameters": apart}, {"max_training_flops": after.training - 1}):
+        model = model_and_batch()[0]
+        fewer, rows, smaller = take(Policy(**{**policy.as_dict(), **limits}))
+        assert 0 < len(fewer) < len(taken)
+        assert smaller.parameters <= apart and smaller.training < after.training
+        assert any(f"{name} is" in row.reason for row in rows for name in limits)
+
+
+def test_an_edit_that_does_not_go_with_the_others_is_left_out() -> None:
+    items = [candidate(name, 0.1, 100, 300) for name in "abc"]
+
+    def together(edits: Sequence[Edit]) -> Cost | None:
+        names = [edit.group for edit in edits if isinstance(edit, Divide)]
+        return None if {"a", "b"} <= set(names) else summed(items)(edits)
+
+    taken, rows = chosen(items, Policy(max_edits_per_event=3), together=together)
+    assert sorted(taken) in (["a", "c"], ["b", "c"])
+    left = next(name for name in "ab" if name not in taken)
+    assert rows[left].reason == "does not go together with what is taken"
+
+
+def test_excluded_places_are_no_candidates() -> None:
+    places = [item.place for item in found(Policy(theories=(), excluded=("body.*",), operators=OPERATORS))]
+    assert places == ["stem.0", "stem.2", "head", "stem.2", "stem.0 -> stem.1"]
+
+
 def test_calibrated_theories_decide_between_equals() -> None:
     items = [candidate("low", 0.1, 100, 300, -1.0), candidate("high", 0.1, 100, 300, 1.0)]
     calibration = Calibration(("Divide",), ("gradient",))
@@ -164,7 +227,7 @@ def test_calibrated_theories_decide_between_equals() -> None:
         learnt.load_state_dict(calibration.state_dict())
         learnt.observe([Terms("Divide", 0.1, {"gradient": 1.0})], 1.0, Estimate(0.1 + 0.05 * sign, 0.001))
         learnt.observe([Terms("Divide", 0.1, {"gradient": -1.0})], 1.0, Estimate(0.1 - 0.05 * sign, 0.001))
-        taken, _ = choose(items, COST, OUTLOOK, learnt, Policy())
+        taken, _, _ = choose(items, COST, summed(items), OUTLOOK, learnt, Policy())
         assert [item.place for item in taken] == [wanted]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dnm.errors import DnmError
+from dnm.events import Event
 from dnm.policy import Policy
 
 with warnings.catch_warnings():
@@ -83,10 +85,14 @@ POLICY: dict[str, Any] = {
 }
 
 
-def callback(**changes: Any) -> MorphogenesisCallback:
+def callback(on_event: Callable[[Event], None] = lambda event: None, **changes: Any) -> MorphogenesisCallback:
     images, labels = data()[:32]
     return MorphogenesisCallback(
-        "network", images, lambda out: nn.functional.cross_entropy(out, labels), policy=Policy(**{**POLICY, **changes})
+        "network",
+        images,
+        lambda out: nn.functional.cross_entropy(out, labels),
+        policy=Policy(**{**POLICY, **changes}),
+        on_event=on_event,
     )
 
 
@@ -110,11 +116,13 @@ def loader() -> DataLoader:
 
 
 def test_it_grows_in_the_trainer(tmp_path: Path) -> None:
-    grower, module = callback(rollback=False), Whole()
+    seen: list[Event] = []
+    grower, module = callback(seen.append, rollback=False), Whole()
     trainer(tmp_path, grower, enable_checkpointing=False).fit(module, loader(), loader())
     engine = grower.engine
     assert engine is not None and engine.budget.steps == 40
     assert [event.step for event in engine.events] == [10, 20] and engine.journal
+    assert [event.step for event in seen] == [10, 20]
     assert module.network[0].out_channels > 4
     assert engine.position == 1.0 and engine._samples == 4 * 160
     # One validation an epoch; the sanity check is none.

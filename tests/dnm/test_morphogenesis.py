@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from dnm import count, replay
+from dnm import count, replay, rollback
 from dnm.detect.bottleneck import PRINCIPAL
 from dnm.detect.estimates import Estimate
 from dnm.errors import DnmError
@@ -490,6 +490,57 @@ def test_bad_calls_are_told() -> None:
         loop.engine.after_step(1.0, 0)
     with pytest.raises(DnmError, match="the validation loss is nan"):
         loop.engine.after_epoch(float("nan"))
-    other = Loop(but(GREEDY, theories=()))
-    with pytest.raises(DnmError, match="the calibration is of theories"):
-        other.engine.load_state_dict(loop.engine.state_dict())
+    with pytest.raises(DnmError, match="excluded names '1.*', which no place of Sequential fits; expected names of gr"):
+        Loop(but(GREEDY, excluded=("0", "1.*")))
+
+
+def test_a_state_of_other_settings_is_refused() -> None:
+    state = Loop(GREEDY).run(0.2).engine.state_dict()
+    for other, message in (
+        (
+            Loop(but(GREEDY, theories=())),
+            r"theories \['gradient'\], here \[\]; give the engine the budget and the policy",
+        ),
+        (Loop(GREEDY, steps=500), "a run with budget .*, here "),
+    ):
+        before = everything(other)
+        with pytest.raises(DnmError, match=message):
+            other.engine.load_state_dict(state)
+        assert same(before, everything(other)) and not other.engine.events
+
+
+def test_excluded_places_stay_as_they_are() -> None:
+    loop = Loop(but(GREEDY, excluded=("0",))).run()
+    assert loop.engine.journal and {row.place for event in loop.engine.events for row in event.rows} == {"3"}
+    assert loop.model[0].out_channels == 4
+
+
+def test_an_event_in_one_line() -> None:
+    loop = Loop(but(GREEDY, max_edits_per_event=1, excluded=("0",), grace=0.3)).run(0.2)
+    event = loop.engine.events[0]
+    assert str(event) == (
+        f"step {event.step} (10% of the budget): growth Divide 3; {event.before.parameters} -> "
+        f"{event.after.parameters} parameters; {event.before.training:,} -> {event.after.training:,} FLOPs a sample; "
+        "watched: in its grace period"
+    )
+    quiet = Loop(but(GREEDY, samples_per_parameter=1e9)).run(0.2).engine.events[0]
+    assert str(quiet).endswith("growth; no edit: no edit gains more than it costs")
+
+
+@pytest.mark.filterwarnings("ignore:.*for .* copying from a non-meta parameter")
+def test_a_copy_is_put_back_on_the_device_of_the_model() -> None:
+    for fused in (False, True):
+        model = nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        kept = rollback.keep(model, [optimizer])
+        # No other device is everywhere.
+        moved = nn.Linear(2, 2, device="meta")
+        other = torch.optim.AdamW(moved.parameters(), fused=False)
+        other.param_groups[0]["fused"] = fused
+        rollback.put_back(moved, [other], [], kept)
+        state = other.state[moved.weight]
+        assert state["exp_avg"].device.type == state["exp_avg_sq"].device.type == "meta"
+        # As torch's own `load_state_dict` has it.
+        assert state["step"].device.type == ("meta" if fused else "cpu")

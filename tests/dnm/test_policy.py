@@ -73,6 +73,8 @@ def test_aggressive_growth_is_more_edits_and_larger_ones() -> None:
         ({"max_morphogenesis_events": 2.5}, "max_morphogenesis_events is 2.5"),
         ({"operators": ("Prune",)}, r"operators is \('Prune',\), expected some of"),
         ({"theories": ("astrology",)}, "theories"),
+        ({"excluded": "layer1"}, "excluded is 'layer1', expected a sequence, not a single string"),
+        ({"excluded": (1,)}, "excluded is .*, expected strings"),
         ({"fill": "magic"}, "fill is 'magic'"),
         ({"max_parameters": 0}, "max_parameters is 0, expected a positive whole number, or None"),
         ({"bottleneck_threshold": -0.1}, "bottleneck_threshold is -0.1"),
