@@ -112,7 +112,7 @@ def read(settings: Glue, folder: Path) -> Corpus[Texts]:
     """
     task = TASKS[settings.source]
     train, test = (
-        _split(task, settings.source, folder, names) for names in (("train", "train"), ("validation", "dev"))
+        _split(task, settings.source, folder, *names) for names in (("train", "train"), ("validation", "dev"))
     )
     counts = [
         f"{len(split):,} of {size:,} {name}"
