@@ -71,7 +71,8 @@ TASKS = {
         sizes=(67349, 872),
     ),
     "mrpc": Task(
-        name="MRPC", classes=("not_equivalent", "equivalent"), metrics=("accuracy", "f1"), tsv=("#1 String", "#2 String", "Quality"), sizes=(3668, 408),
+        name="MRPC", classes=("not_equivalent", "equivalent"), metrics=("accuracy", "f1"),
+        tsv=("#1 String", "#2 String", "Quality"), sizes=(3668, 408),
     ),
     "qqp": Task(
         name="QQP", columns=("question1", "question2"), classes=("not_duplicate", "duplicate"),
@@ -275,7 +276,8 @@ def _read_tsv(path: Path, task: Task) -> Iterator[_Row]:
         if task.named:
             if label not in task.classes:
                 raise DataError(
-                    f"{place}: {task.tsv[-1]} is {label!r}, expected {' or '.join(task.classes)}; this is not {task.name}"
+                    f"{place}: {task.tsv[-1]} is {label!r}, expected {' or '.join(task.classes)}; this is not "
+                    f"{task.name}"
                 )
             value = task.classes.index(label)
         elif re.fullmatch(r"\d+" if task.classes else r"\d+(\.\d+)?", label, re.ASCII):
