@@ -27,6 +27,8 @@ def main() -> None:
     if is_server:
         return
     print("Ctrl-C ends it", flush=True)
+    # Its processes for jobs, of which there are none here, take most of the time to start and a minute to end.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = ["-m", "mlflow", "ui", "--workers", "1", "--port", str(arguments.port), "--backend-store-uri", where]
     os.execv(sys.executable, [sys.executable, *command])
 
