@@ -3,10 +3,12 @@
 from dnm.cost import Cost, count
 from dnm.detect.importance import unit_importance
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Prune
-from dnm.engine import Event, Growth, Morphogenesis
 from dnm.errors import DnmError, EditError, GraphError, StateError
+from dnm.events import Event
 from dnm.graph import Graph, Group, trace
 from dnm.journal import load, replay, save
+from dnm.morphogenesis import Morphogenesis
+from dnm.policy import Budget, Policy
 from dnm.rules import register_rule
 from dnm.surgery import Applied, apply, candidates
 
@@ -14,6 +16,7 @@ __all__ = [
     "AddAttention",
     "AddResidual",
     "Applied",
+    "Budget",
     "Connect",
     "Cost",
     "Divide",
@@ -23,8 +26,8 @@ __all__ = [
     "Graph",
     "GraphError",
     "Group",
-    "Growth",
     "Morphogenesis",
+    "Policy",
     "Prune",
     "StateError",
     "apply",

@@ -85,7 +85,7 @@ def candidates(
         if fitted is None:
             continue
         edit, after, tried = fitted
-        terms = Terms(type(edit).__name__, _growth(cost, after), {})
+        terms = Terms(type(edit).__name__, _growth(graph, edit, cost, after), {})
         figures = _figures(measured, model, graph, edit)
         added = after.parameters - cost.parameters, after.training - cost.training
         found.append(Candidate(edit, place_of(edit), figures, terms, *added, tried))
@@ -259,7 +259,8 @@ def _added(width: int, uniform: bool, policy: Policy) -> int:
 
 def multiple_of(width: int, policy: Policy) -> int:
     """In what numbers units are added to a group of this width, or taken from it."""
-    return policy.multiple if width >= 2 * policy.multiple else min(2, width)
+    quarter = 1 << max(0, (width // 4).bit_length() - 1)
+    return min(policy.multiple, max(quarter, min(2, width)))
 
 
 def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) -> tuple[Edit, Cost, int] | None:
@@ -295,12 +296,18 @@ def cost_after(model: nn.Module, graph: Graph, edits: Sequence[Edit], inputs: Te
         return None
 
 
-def _growth(before: Cost, after: Cost) -> float:
-    """How much larger an edit makes a network: e-foldings of its FLOPs.
+def _growth(graph: Graph, edit: Edit, before: Cost, after: Cost) -> float:
+    """How much larger an edit makes a network: e-foldings of its size.
 
-    Not of its parameters: the last layers of a convolutional network have most of them at the least cost, and would
-    always look best.
+    All widths e-fold make a network of e^2 times the parameters; of that each group counts alike, whatever it costs:
+    the last layers of a convolutional network have most parameters at the least cost, the first ones the reverse. So
+    a group that is wide already gains less from the next unit, and a network's proportions stay as they were where
+    nothing speaks for others.
     """
+    if isinstance(edit, Divide):
+        groups = [group for group in graph.groups if group.divisible]
+        width = graph.group(edit.group).width
+        return 2.0 / len(groups) * math.log((width + len(edit.units)) / width)
     return math.log(after.training / before.training)
 
 

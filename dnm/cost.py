@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import accumulate
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -56,6 +57,9 @@ class Flops(TorchDispatchMode):
         flops: counted so far.
     """
 
+    # Operations that are known to have no parts; to ask takes longer than most of them.
+    _whole: ClassVar[set[Any]] = set()
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
@@ -71,12 +75,13 @@ class Flops(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         formula = self._formulas.get(func._overloadpacket)
-        if formula is None:
+        if formula is None and func not in Flops._whole:
             # Operations arrive whole where the model enters the inference mode itself.
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+            Flops._whole.add(func)
         result = self._run(func, args, kwargs)
         if formula is not None:
             self.flops += _flops(func, formula, args, kwargs, result)

@@ -92,12 +92,14 @@ def replay(
     Raises:
         EditError: an entry does not fit; the model is as it was.
     """
-    _replay(start_model, journal, optimizers)
+    carry_out(start_model, journal, optimizers)
     return start_model
 
 
-def _replay(start_model: nn.Module, journal: Iterable[Any], optimizers: Optimizer | Iterable[Optimizer]):
-    """`replay`, which returns what takes all of it back."""
+def carry_out(
+    start_model: nn.Module, journal: Iterable[Any], optimizers: Optimizer | Iterable[Optimizer]
+) -> Callable[[], None]:
+    """`replay`, which returns what brings back the shapes from before it."""
     held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     restores: list[Callable[[], None]] = []
 
@@ -188,7 +190,7 @@ def load(
         raise DnmError(f"{path}: its journal is damaged ({error!r}); expected a file of dnm.save") from error
     if version != VERSION:
         raise DnmError(f"{path}: is of version {version!r}, expected {VERSION}; load it with the release that wrote it")
-    restore = _replay(start_model, entries, optimizers)
+    restore = carry_out(start_model, entries, optimizers)
     own = start_model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in tensors]
     problems += [f"{name} is not in the model" for name in tensors if name not in own]

@@ -279,7 +279,7 @@ class Morphogenesis:
         pending = events[watch["event"]].entries if watch else ()
         for model, optimizers in self._edited():
             journal.replay(model, entries, optimizers)
-        restores = [journal._replay(model, pending, optimizers) for model, optimizers in self._edited()]
+        restores = [journal.carry_out(model, pending, optimizers) for model, optimizers in self._edited()]
         self._watch = None
         if watch:
             terms, line = [Terms(**item) for item in watch["terms"]], forecast.Line(**watch["line"])
@@ -440,7 +440,7 @@ class Morphogenesis:
                 continue
             entries.append(applied.entry)
             terms.append(term)
-            restores.append(applied._restore)
+            restores.append(applied.restore_shapes)
             difference = max(difference, applied.eval_difference, applied.train_difference)
         if not entries:
             return self._event(kind, rows, (), "every edit failed its checks")

@@ -26,7 +26,7 @@ EXPONENT = 0.3
 OPERATORS = ("Divide", "AddResidual", "AddAttention", "Connect")
 THEORIES = ("information", "tangent", "manifold", "expressivity", "gradient")
 TRIGGERS = ("scheduled", "plateau")
-AGGRESSIVE_EDITS = 4
+AGGRESSIVE_EDITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +63,18 @@ class Policy:
         morphogenesis_patience: epochs, at least 1.
         bottleneck_threshold: the least predicted drop of the loss, relative, for which an event takes its edits.
         max_morphogenesis_events: events that take edits, at most; those taken back count.
-        enable_aggressive_growth: several edits an event, and divisions that double a group; else one edit an event, and
-            divisions that add a quarter.
+        enable_aggressive_growth: several edits an event, and divisions that add half of a group; else one edit an
+            event, and divisions that add a quarter.
         max_edits_per_event: None takes `AGGRESSIVE_EDITS` with aggressive growth, and 1 without.
-        added_fraction: what a division adds to a group, as a fraction of its width, in (0, 1]; None takes 1 with
-            aggressive growth, and a quarter without.
+        added_fraction: what a division adds to a group, as a fraction of its width, in (0, 1]; None takes a half
+            with aggressive growth, and a quarter without.
         operators: what may be done, of `OPERATORS`.
         excluded: places that stay as they are: names of groups and layers as `Event.table` shows them, with `*`, `?`
             and `[...]` as in a shell.
         theories: what is looked at, of `THEORIES`; with none, every place is as good as any other.
         fill: of new units, as in `Divide`.
-        multiple: units come in multiples of this in groups of at least twice as many, in twos in others.
+        multiple: units come in multiples of this in groups of at least four times as many; in narrower ones, of the
+            largest power of two in a quarter of the width, but two at least.
         samples_per_parameter: samples still to come at which a network's size is in balance with them.
         max_parameters: the network never has more trainable scalars; None: no limit.
         max_training_flops: a forward and backward pass of one sample never costs more; None: no limit.
@@ -91,7 +92,7 @@ class Policy:
     """
 
     trigger: str = "scheduled"
-    event_times: tuple[float, ...] = (0.08, 0.15, 0.22, 0.29, 0.35)
+    event_times: tuple[float, ...] = (0.03, 0.06, 0.09, 0.12)
     morphogenesis_patience: int = 8
     bottleneck_threshold: float = 0.0
     max_morphogenesis_events: int = 5
@@ -101,13 +102,13 @@ class Policy:
     operators: tuple[str, ...] = ("Divide",)
     excluded: tuple[str, ...] = ()
     theories: tuple[str, ...] = THEORIES
-    fill: str = "twin"
+    fill: str = "zero"
     multiple: int = 8
-    samples_per_parameter: float = 3.0
+    samples_per_parameter: float = 8.0
     max_parameters: int | None = None
     max_training_flops: int | None = None
     caution: float = 0.0
-    grace: float = 0.05
+    grace: float = 0.02
     rollback: bool = True
     rewarm: float = 0.0
     prune_at: float | None = None
@@ -170,7 +171,7 @@ class Policy:
         """What a division adds to a group, as a fraction of its width."""
         if self.added_fraction is not None:
             return self.added_fraction
-        return 1.0 if self.enable_aggressive_growth else 0.25
+        return 0.5 if self.enable_aggressive_growth else 0.25
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,11 @@ def choose(
         One edit per group that loses units, and one row for each group that was looked at. A group keeps at least one
         multiple of units.
     """
-    importance = unit_importance(model, graph, loss)
+    importance = {
+        name: changes
+        for name, changes in unit_importance(model, graph, loss).items()
+        if not any(fnmatchcase(name, pattern) for pattern in policy.excluded)
+    }
     # Whole multiples of a group, cheapest units first, with their predicted rise of the loss.
     bundles: list[tuple[float, str, tuple[int, ...]]] = []
     for name, changes in importance.items():

@@ -34,13 +34,15 @@ class Applied:
         entry: what the journal keeps of it: the edit and where it acted.
         eval_difference: relative change of the output in eval mode, on the first four samples.
         train_difference: the same in train mode; 0 where it is not promised and so not looked at.
+        restore_shapes: brings back the shapes from before the edit after training too, for weights and optimizer state
+            that are put back from a copy then; `undo` is the way back where nothing was trained.
     """
 
     edit: Edit
     entry: dict[str, Any]
     eval_difference: float
     train_difference: float
-    _restore: Callable[[], None] = field(repr=False, compare=False)
+    restore_shapes: Callable[[], None] = field(repr=False, compare=False)
     _look: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
     _found: dict[str, Any] = field(repr=False, compare=False)
 
@@ -62,7 +64,7 @@ class Applied:
                     f"{self.edit!r} cannot be taken back: {name} has changed since; keep a copy (dnm.save) to go back "
                     "over training, and undo later edits first"
                 )
-        self._restore()
+        self.restore_shapes()
         self._found.clear()
 
 

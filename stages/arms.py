@@ -8,7 +8,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,25 +39,27 @@ def job(context: cli.Context, arm: str, seed: int, grown: dict[str, Any] | None 
     return Job(context.row_name, context.row, execution, data, arm, seed, arm == "dnm", widths=widths, flops=flops)
 
 
-def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
+def run(
+    context: cli.Context, jobs: Sequence[Job], title: str, task: Callable[[Any], dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """Runs the jobs; where the scale keeps records, only those without one of today's fingerprint.
 
     An unfinished trial goes on at its last epoch, and the finished ones of a stage that was ended are not run again:
     both lie under `runs/`, by fingerprint, until the stage has written its results. Each result gains the fingerprint
-    of what it comes from.
+    of what it comes from. A trial is `stages.trial.run`, or the task given.
     """
     from stages import trial
 
     card = outputs.read_json(context.metrics / "prepare" / f"{context.row_name}.json")
-    code = {grown: records.code_hash(context.root, grown) for grown in (False, True)}
-    marks = [records.fingerprint(job, card["sha256"], code[job.grown]) for job in jobs]
+    code = {grower: records.code_hash(context.root, grower) for grower in set(map(records.grower_of, jobs))}
+    marks = [records.fingerprint(job, card["sha256"], code[records.grower_of(job)]) for job in jobs]
     kept = context.settings.execution.keep_records
     scratch = [records.scratch(context.root, mark) for mark in marks]
     files = [
-        records.path(context.root, context.settings.scale, job.row, job.arm, job.seed)
+        records.path(context.root, context.settings.scale, context.name, job.arm, job.seed)
         if kept
-        else folder / "result.json"
-        for job, folder in zip(jobs, scratch, strict=True)
+        else own / "result.json"
+        for job, own in zip(jobs, scratch, strict=True)
     ]
     known = [records.find(file, mark) for file, mark in zip(files, marks, strict=True)]
     missing = [number for number, result in enumerate(known) if result is None]
@@ -78,7 +80,7 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
         Path(job.checkpoint).unlink(missing_ok=True)
 
     try:
-        results = trials.run(trial.run, todo, title=title, finished=finished)
+        results = trials.run(task or trial.run, todo, title=title, finished=finished)
     except (FloatingPointError, ValueError, trials.WorkerEnded) as error:
         # What a trial says of settings that cannot work, and `trials` of its environment.
         raise cli.UserError(str(error)) from error
@@ -89,7 +91,7 @@ def run(context: cli.Context, jobs: Sequence[Job], title: str) -> list[dict[str,
 
 def write(context: cli.Context, stage: str, results: Sequence[dict[str, Any]], started: float) -> None:
     """Writes summary, per-seed figures, curves and journals of a stage, and what it took under machine/."""
-    folder, row = context.metrics / stage, context.row_name
+    folder, row = context.metrics / stage, context.name
     outputs.write_csv(
         folder / f"{row}.trials.csv",
         [{"arm": r["arm"], "seed": r["seed"], **r["figures"], "fingerprint": r["fingerprint"]} for r in results],
@@ -100,11 +102,16 @@ def write(context: cli.Context, stage: str, results: Sequence[dict[str, Any]], s
         [{"arm": r["arm"], "seed": r["seed"], **point} for r in results for point in r["curve"]],
         ("arm", "seed", *CURVE),
     )
-    grown = [{key: r[key] for key in ("arm", "seed", "widths", "journal", "events")} for r in results]
+    grown = [{key: r[key] for key in ("arm", "seed", "start_widths", "widths", "journal", "events")} for r in results]
     outputs.write_text(folder / f"{row}.journals.json", _lines(grown))
     outputs.write_json(folder / f"{row}.json", summary(results))
+    write_machine(context, stage, results, started)
+
+
+def write_machine(context: cli.Context, stage: str, results: Sequence[dict[str, Any]], started: float) -> None:
+    """Writes what a stage took and where under machine/, and removes what an ended stage would have gone on from."""
     outputs.write_json(
-        context.metrics / "machine" / f"{stage}-{row}.json",
+        context.metrics / "machine" / f"{stage}-{context.name}.json",
         {
             "stage_seconds": time.perf_counter() - started,
             "workers": trials.workers(),

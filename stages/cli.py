@@ -16,7 +16,7 @@ from pathlib import Path
 from stages import environment, outputs
 from stages.data.errors import DataError
 from stages.schema import SettingsError
-from stages.settings import Row, Settings, load
+from stages.settings import Contest, Ranking, Row, Settings, load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,16 +29,33 @@ class Context:
         settings: the scale's settings.
         root: the repository.
         row_name: the row that the stage is for; empty for stages over all rows.
+        entry: the contest or ranking that the stage is for, which is held on the row; empty for others.
     """
 
     settings: Settings
     root: Path
     row_name: str
+    entry: str = ""
 
     @property
     def row(self) -> Row:
         """The row's settings."""
         return self.settings.image_classification[self.row_name]
+
+    @property
+    def contest(self) -> Contest:
+        """The contest's settings."""
+        return self.settings.contest[self.entry]
+
+    @property
+    def ranking(self) -> Ranking:
+        """The ranking's settings."""
+        return self.settings.ranking[self.entry]
+
+    @property
+    def name(self) -> str:
+        """What the results of a stage are named by: the entry, or the row."""
+        return self.entry or self.row_name
 
     @property
     def metrics(self) -> Path:
@@ -51,16 +68,25 @@ class Context:
         return self.root / "data" / "prepared" / self.settings.scale / f"{self.row_name}.safetensors"
 
 
-def main(stage: Callable[[Context], None], *, has_row: bool) -> None:
-    """Runs a stage from the command line; what the user can mend ends in one message and exit code 2."""
+def main(stage: Callable[[Context], None], *, has_row: bool = False, section: str = "") -> None:
+    """Runs a stage from the command line; what the user can mend ends in one message and exit code 2.
+
+    Args:
+        stage: what it does.
+        has_row: whether it is for one row.
+        section: of the settings; where given, it is for one entry of it, and the row that this is held on.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file of a scale")
     if has_row:
         parser.add_argument("--row", required=True, help="row of the table, as in the settings file")
+    if section:
+        parser.add_argument("--entry", required=True, help=f"name under {section} in the settings file")
     arguments = parser.parse_args()
     _end_with_pipeline()
     with told(parser.prog):
-        stage(make_context(arguments.params, arguments.row if has_row else ""))
+        row, entry = arguments.row if has_row else "", arguments.entry if section else ""
+        stage(make_context(arguments.params, row, section, entry))
 
 
 @contextlib.contextmanager
@@ -101,11 +127,11 @@ def mendable(error: Exception) -> str | None:
     return None
 
 
-def make_context(params: Path, row: str) -> Context:
+def make_context(params: Path, row: str, section: str = "", entry: str = "") -> Context:
     """Reads the settings and sets the process up for them.
 
     Raises:
-        SettingsError: the settings cannot be used, or the row does not exist.
+        SettingsError: the settings cannot be used, or the row or entry does not exist.
     """
     settings = load(params)
     own = ROOT / settings.params_file
@@ -117,9 +143,12 @@ def make_context(params: Path, row: str) -> Context:
     rows = settings.image_classification
     if row and row not in rows:
         raise SettingsError(f"{params}: row {row!r} does not exist; the rows are {', '.join(rows)}")
+    entries = getattr(settings, section) if section else {}
+    if section and entry not in entries:
+        raise SettingsError(f"{params}: {section}.{entry} does not exist; there are {', '.join(entries)}")
     _demand_own_library()
     environment.apply(settings.execution)
-    return Context(settings, ROOT, row)
+    return Context(settings, ROOT, entries[entry].row if section else row, entry)
 
 
 def _end_with_pipeline() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass
 
-from stages import cli, outputs, settings_checks
+from stages import cli, contest, outputs, settings_checks
 from stages.statistics import ARMS
 
 # Training images of the sources whose settings do not say so, before the validation split.
@@ -51,8 +52,10 @@ class Speed:
 
 def trials_of(context: cli.Context, stage: str) -> list[Trials]:
     """The trials of a stage of the context's row, by arm; none of stages that train nothing."""
+    if stage == "contest":
+        return _contest_trials(context)
     arms = [arm for arm, of in ARMS.items() if of == stage and context.row_name]
-    recorded = _recorded(context) if arms and context.settings.execution.keep_records else {}
+    recorded = _recorded(context, context.row_name) if arms else {}
     full = _baseline_flops(context) if arms else None
     last = {arm: _last_flops(context, arm) for arm in (*arms, "baseline")}
     found = []
@@ -68,13 +71,31 @@ def trials_of(context: cli.Context, stage: str) -> list[Trials]:
     return found
 
 
-def _recorded(context: cli.Context) -> dict[str, int]:
+def _contest_trials(context: cli.Context) -> list[Trials]:
+    settings = context.contest
+    recorded = _recorded(context, context.entry)
+    return [
+        Trials(
+            arm=arm,
+            todo=settings.seeds - recorded.get(arm, 0),
+            recorded=recorded.get(arm, 0),
+            flops=round(settings.pflop * contest.PETA),
+            how="<=",
+        )
+        for arm in contest.arm_names(context.row, settings)
+    ]
+
+
+def _recorded(context: cli.Context, folder: str) -> dict[str, int]:
+    """How many trials of each arm have a record of today in a folder."""
     from stages import spot_check
 
-    if not (context.metrics / "prepare" / f"{context.row_name}.json").exists():
+    card = context.metrics / "prepare" / f"{context.row_name}.json"
+    if not context.settings.execution.keep_records or not card.exists():
         return {}
-    states = [state for state in spot_check.states(context) if state.today]
-    return {arm: sum(state.arm == arm for state in states) for arm in ARMS}
+    return Counter(
+        state.job.arm for state in spot_check.states(context) if state.today and state.folder == folder
+    )  # fmt: skip
 
 
 def _last_flops(context: cli.Context, arm: str) -> float:

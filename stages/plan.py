@@ -18,7 +18,7 @@ class Stage(NamedTuple):
 
     Attributes:
         name: as in dvc.yaml, without the row.
-        row: the row that it is for; empty for stages over all rows.
+        row: the row, contest or ranking that it is for; empty for stages over all rows.
         why: what changed.
     """
 
@@ -105,7 +105,9 @@ def page(settings: Settings, root: Path, stages: Sequence[Stage], looked_at: int
     sums = {"trials": 0, "flops": 0, "seconds": 0.0}
     whole = True
     for stage in stages:
-        context = cli.Context(settings, root, stage.row)
+        entries = getattr(settings, stage.name) if stage.name in ("contest", "ranking") else {}
+        row, entry = (entries[stage.row].row, stage.row) if entries else (stage.row, "")
+        context = cli.Context(settings, root, row, entry)
         found = estimate.trials_of(context, stage.name)
         todo = sum(arm.todo for arm in found)
         lines.append([str(stage), stage.why, _counts(found), _costs(found), "-"])

@@ -25,24 +25,33 @@ CODE = (
     "stages/trial.py",
 )
 GROWN = "stages/growing.py"
+PLANNED = "stages/planned.py"
+RANKED = "stages/ranking_trial.py"
 # Settings that say how a row is shown or how many trials there are, not what a trial computes.
 NOT_COMPUTED = ("documented_row", "protocol", "as_documented", "seeds", "data")
 
 
-def code_files(root: Path, grown: bool) -> set[Path]:
+def grower_of(job: Job) -> str | None:
+    """The file by which a trial's network grows; None where it does not."""
+    if hasattr(job, "moment"):
+        return RANKED
+    return PLANNED if job.plan is not None else GROWN if job.grown else None
+
+
+def code_files(root: Path, grower: str | None) -> set[Path]:
     """The Python files that a trial runs through; more of them where networks grow.
 
-    Of the library a network that grows runs through what `stages/growing.py` imports, directly or not.
+    Of the library a network that grows runs through what the file imports by which it grows, directly or not.
     """
     entries = [root / entry for entry in CODE]
     files = {file for entry in entries for file in (entry.rglob("*.py") if entry.is_dir() else [entry])}
-    return files | {root / GROWN, *imported(root, root / GROWN, "dnm")} if grown else files
+    return files | {root / grower, *imported(root, root / grower, "dnm")} if grower else files
 
 
-def code_hash(root: Path, grown: bool) -> str:
+def code_hash(root: Path, grower: str | None) -> str:
     """SHA-256 over the files that a trial runs through, names included."""
     digest = hashlib.sha256()
-    for file in sorted(code_files(root, grown)):
+    for file in sorted(code_files(root, grower)):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -72,9 +81,9 @@ def fingerprint(job: Job, data_hash: str, code: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def path(root: Path, scale: str, row: str, arm: str, seed: int) -> Path:
-    """Where the record of a trial lies."""
-    return root / "records" / scale / row / f"{arm}-{seed}.json"
+def path(root: Path, scale: str, folder: str, arm: str, seed: int) -> Path:
+    """Where the record of a trial lies; the folder is that of its row, or of a budget of a contest."""
+    return root / "records" / scale / folder / f"{arm}-{seed}.json"
 
 
 def scratch(root: Path, mark: str) -> Path:

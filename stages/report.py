@@ -13,7 +13,7 @@ COLOURS = {"baseline": "tab:gray", "start": "tab:blue", "dnm": "tab:red", "scrat
 
 def main(context: cli.Context) -> None:
     """Writes `tables/`, `figures/`, `curves.csv` and `machine/setup.*` under `metrics/<scale>/`."""
-    from stages import audit, documented, spot_check, tables
+    from stages import audit, contest_table, documented, ranking_table, spot_check, tables
 
     document = documented.load()
     rows = context.settings.image_classification
@@ -21,12 +21,23 @@ def main(context: cli.Context) -> None:
     sources = {name: outputs.read_json(context.metrics / "prepare" / f"{name}.json")["source"] for name in rows}
     folder = context.metrics / "tables"
 
+    stale = spot_check.stale(context)
     cells = tables.image_classification(document, rows, statistics, sources)
     outputs.write_csv(folder / "image_classification.csv", cells, tables.CELL_COLUMNS)
     outputs.write_text(
         folder / "image_classification.md",
-        tables.image_classification_page(document, cells, statistics, spot_check.stale(context)),
+        tables.image_classification_page(document, cells, statistics, stale),
     )
+    contests = outputs.read_json(context.metrics / "statistics" / "contest.json")
+    outputs.write_csv(folder / "contest.csv", contest_table.cells(contests), contest_table.COLUMNS)
+    outputs.write_text(folder / "contest.md", contest_table.page(contests, sources, stale))
+    rankings = {
+        name: outputs.read_json(context.metrics / "ranking" / f"{name}.json") for name in context.settings.ranking
+    }
+    outputs.write_text(folder / "ranking.md", ranking_table.page(rankings, sources))
+    for name, budgets in contest_table.by_row(contests).items():
+        drawing = contest_table.figure(name, sources[name], budgets)
+        outputs.write_bytes(context.metrics / "figures" / f"contest-{name}.svg", drawing)
     for name, title, make in (
         ("runs", "Multiple Runs Analysis", tables.runs),
         ("confidence", "Confidence Intervals", tables.confidence),
@@ -42,6 +53,7 @@ def main(context: cli.Context) -> None:
     means: list[dict[str, Any]] = []
     for name in rows:
         means += _curves(context, name, sources[name])
+        _timeline(context, name)
     outputs.write_csv(context.metrics / "curves.csv", means, list(means[0]))
     tracking.log(context, "report")
 
@@ -117,6 +129,20 @@ def _curves(context: cli.Context, row: str, source: str) -> list[dict[str, Any]]
     figure.savefig(stream, format="svg", metadata={"Date": None})
     outputs.write_bytes(context.metrics / "figures" / f"image_classification-{row}.svg", stream.getvalue())
     return means
+
+
+def _timeline(context: cli.Context, row: str) -> None:
+    """Draws how the first seed's network grew."""
+    from stages import timelines
+
+    folder = context.metrics / "morphogenesis"
+    journals = outputs.read_json(folder / f"{row}.journals.json")
+    grown = next(item for item in journals if item["arm"] == "dnm" and item["seed"] == 0)
+    lines = outputs.read_csv(folder / f"{row}.curves.csv")
+    curve = [line for line in lines if line["arm"] == "dnm" and line["seed"] == "0"]
+    batch_size = context.settings.image_classification[row].training.batch_size
+    drawing = timelines.figure(grown, curve, batch_size)
+    outputs.write_bytes(context.metrics / "figures" / f"timeline-{row}.svg", timelines.svg(drawing))
 
 
 def _costs_and_accuracies(context: cli.Context, row: str, arm: str) -> list[tuple[list[float], list[float]]]:

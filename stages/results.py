@@ -18,8 +18,8 @@ from stages.settings_io import read_yaml
 if TYPE_CHECKING:
     from stages.cli import Context
 
-TRAINING_STAGES = ("baseline", "morphogenesis")
-STAGES = (*TRAINING_STAGES, "report")
+TRAINING_STAGES = ("baseline", "morphogenesis", "contest")
+STAGES = (*TRAINING_STAGES, "ranking", "report")
 # What of a row a stage looks at, as dvc.yaml has it: the baseline is not trained again for another way to grow.
 BASELINE_SETTINGS = ("seeds", "data", "networks", "training")
 TABLES = ("image_classification", "runs", "confidence")
@@ -83,7 +83,9 @@ def has_run(context: Context, stage: str) -> bool:
 
 def read(context: Context, stage: str) -> Results:
     """What `stage` left of the context's row."""
-    return _read_report(context) if stage == "report" else _read_trials(context, stage)
+    if stage in TRAINING_STAGES:
+        return _read_trials(context, stage)
+    return _read_report(context) if stage == "report" else _read_ranking(context)
 
 
 def settings(context: Context, stage: str) -> dict[str, Any]:
@@ -92,6 +94,8 @@ def settings(context: Context, stage: str) -> dict[str, Any]:
     row = json.loads(json.dumps(settings_module.as_plain(context.row)))
     if stage == "baseline":
         row = {name: row[name] for name in BASELINE_SETTINGS}
+    if context.entry:
+        row |= {stage: json.loads(json.dumps(settings_module.as_plain(getattr(context, stage))))}
     return _flat({**row, "execution": settings_module.as_plain(context.settings.execution)})
 
 
@@ -104,13 +108,14 @@ def files(context: Context, stage: str) -> list[Path]:
     """The files that say what a stage found of the context's row; other rows may share them."""
     if stage == "report":
         return [context.metrics / "statistics" / "image_classification.json"]
+    if stage == "ranking":
+        return [context.metrics / stage / f"{context.name}.{ending}" for ending in ("json", "csv")]
     return [
-        context.metrics / stage / f"{context.row_name}.{name}" for name in ("trials.csv", "curves.csv", "journals.json")
+        context.metrics / stage / f"{context.name}.{name}" for name in ("trials.csv", "curves.csv", "journals.json")
     ]
 
 
 def _read_trials(context: Context, stage: str) -> Results:
-    row = context.row_name
     trials_file, curves_file, journals_file = files(context, stage)
     content = [file.read_bytes() for file in (trials_file, curves_file, journals_file, _card(context))]
     curves: dict[tuple[str, int], list[dict[str, float]]] = {}
@@ -143,10 +148,26 @@ def _read_trials(context: Context, stage: str) -> Results:
         card=outputs.read_json(_card(context)),
         digest=hashlib.sha256(b"\0".join(content)).hexdigest(),
         trials=trials,
-        arms=outputs.read_json(context.metrics / stage / f"{row}.json"),
+        arms=outputs.read_json(context.metrics / stage / f"{context.name}.json"),
         claims={},
         texts={},
         machine=machine if all(trial.machine for trial in trials) else {},
+    )
+
+
+def _read_ranking(context: Context) -> Results:
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files(context, "ranking")}
+    content = "\0".join([*texts.values(), _card(context).read_text(encoding="utf-8")])
+    rankings = json.loads(texts[f"{context.name}.json"])["rankings"]
+    return Results(
+        settings=settings(context, "ranking"),
+        changed=_changed(context, settings(context, "ranking")),
+        card=outputs.read_json(_card(context)),
+        digest=hashlib.sha256(content.encode()).hexdigest(),
+        arms=rankings,
+        claims={},
+        texts=texts,
+        machine=_machine(context, "ranking"),
     )
 
 
@@ -189,7 +210,8 @@ def _changed(context: Context, flat: Mapping[str, Any]) -> dict[str, Any]:
     row = committed.get("image_classification", {}).get(context.row_name)
     if row is None:
         return {}
-    old = _flat({**row, "execution": committed.get("execution", {})})
+    entries = {name: committed.get(name, {}).get(context.entry, {}) for name in ("contest", "ranking")}
+    old = _flat({**row, **entries, "execution": committed.get("execution", {})})
     return {name: value for name, value in flat.items() if name not in old or old[name] != value}
 
 
@@ -199,7 +221,7 @@ def _card(context: Context) -> Path:
 
 def _machine(context: Context, stage: str) -> dict[str, Any]:
     try:
-        return outputs.read_json(context.metrics / "machine" / f"{stage}-{context.row_name}.json")
+        return outputs.read_json(context.metrics / "machine" / f"{stage}-{context.name}.json")
     except FileNotFoundError:
         return {}
 

@@ -29,19 +29,13 @@ def within(low: float, high: float = math.inf, **options: Any) -> Any:
 def build(kind: type, raw: Any, path: Path, where: str) -> Any:
     """An object of a dataclass from a mapping that a file holds at `where`.
 
-    A dataclass may have a class attribute REFUSED: why a key, or a `key: value`, that one might expect is refused.
-
     Raises:
         SettingsError: a key or value does not fit.
     """
     if not isinstance(raw, dict):
         raise SettingsError(f"{path}: {where or 'the file'} is {_shown(raw)}, expected a mapping of {_names(kind)}")
     known = {item.name: item for item in fields(kind)}
-    refused = getattr(kind, "REFUSED", {})
-    for key, value in raw.items():
-        for found in (key, f"{key}: {value}") if isinstance(key, str) and isinstance(value, str) else (key,):
-            if found in refused:
-                raise SettingsError(f"{path}: {_join(where, found)} {refused[found]}")
+    for key in raw:
         if key not in known:
             near = _near(key, known)
             hint = f"; did you mean {near!r}?" if near else f"; known keys: {', '.join(known)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from stages import settings_checks
 from stages.data.settings import Data
@@ -41,27 +41,25 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Dnm:
-    """How DNM grows; names as in the document.
+    """How DNM grows; the document's settings under its names. What they do in detail: `dnm.Policy`."""
 
-    Its `bottleneck_threshold` (the least predicted relative drop of the validation loss for which an edit is made) and
-    `morphogenesis_patience` (epochs without such a drop before the detector is asked) belong to its plateau trigger.
-    """
-
-    REFUSED: ClassVar[dict[str, str]] = {
-        "trigger: plateau": "is not available yet, expected trigger: scheduled, with event_times",
-        **dict.fromkeys(
-            ("bottleneck_threshold", "morphogenesis_patience"),
-            "is a setting of the plateau trigger, which is not available yet; remove it: events come at event_times",
-        ),
-    }
-
-    trigger: Literal["scheduled"]
-    event_times: tuple[float, ...] = within(0.0, 1.0)  # fractions of the steps, rising
-    max_morphogenesis_events: int = within(0, 1000)  # at least as many as event_times
-    enable_aggressive_growth: bool  # two groups an event, doubled; otherwise one, +25%
+    trigger: Literal["scheduled", "plateau"]  # at event_times, or where the validation loss falls no more
+    event_times: tuple[float, ...] = within(0.0, 1.0)  # fractions of the run, rising; of trigger: scheduled
+    bottleneck_threshold: float = within(0.0, 1.0)  # least predicted drop of the loss, relative, for which to edit
+    morphogenesis_patience: int = within(1, 1_000_000)  # epochs without such a drop; of trigger: plateau
+    max_morphogenesis_events: int = within(1, 1000)  # that edit
+    enable_aggressive_growth: bool  # up to eight edits an event, groups +50%; otherwise one, +25%
+    theories: tuple[Literal["information", "tangent", "manifold", "expressivity", "gradient"], ...]  # what is looked at
+    samples_per_parameter: float = within(1e-9, 1e9)  # still to come, at which a network's size is in balance with them
+    caution: float = within(0.0, 1e9)  # standard errors taken off a predicted gain
+    grace: float = within(0.0, 1.0)  # fraction of the run after which an event is judged
+    rollback: bool  # whether what hurt is taken back then
+    rewarm: float = within(0.0, 1.0)  # fraction of the run in which the learning rate rises anew after an event; 0: not
+    prune_at: float = within(0.0, 1.0)  # fraction of the run at which units are pruned, once; 0: never
+    prune_tolerance: float = within(0.0, 1.0)  # rise of the loss that pruning may cost, relative
     max_parameters: float = within(0.0, 1000.0)  # of the baseline's
-    max_training_flops: float = within(0.0, 1000.0)  # a step, of the baseline's
-    probe_size: int = within(2, 1_000_000)  # training samples that the detector looks at, or all where there are fewer
+    max_training_flops: float = within(0.0, 1000.0)  # a sample, of the baseline's
+    probe_size: int = within(2, 1_000_000)  # training samples that are looked at, or all where there are fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +74,27 @@ class Row:
     networks: Networks
     training: Training
     dnm: Dnm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Growing against fixed networks of several widths at equal FLOPs; see `stages.contest`."""
+
+    row: str  # of image_classification: data, protocol, start and baseline networks, and how DNM grows
+    pflop: float = within(1e-9, 1e9)  # 10^15 counted training FLOPs a trial
+    seeds: int = within(2, 1000)  # each arm trains on all of them
+    factors: tuple[float, ...] = within(1e-3, 1000.0)  # widths of the fixed networks, of start's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Predicted beside realised gains of every edit that could be made to half-trained networks; `stages.ranking`."""
+
+    row: str  # of image_classification: data, protocol and start network
+    seeds: int = within(1, 1000)  # each trains a start network of its own
+    moments: tuple[int, ...] = within(1, 1_000_000)  # steps after which it is looked at
+    steps: int = within(2, 1_000_000)  # that it is then trained with each edit and with none, the rate falling to 0
+    continuations: int = within(2, 100)  # of each, on other batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +117,8 @@ class Settings:
     params_file: str  # the settings file as seen from the root: params.yaml or scales/<scale>/params.yaml
     execution: Execution
     image_classification: dict[str, Row]  # by name: lower-case letters, digits, _ and -
+    contest: dict[str, Contest]  # by name: lower-case letters, digits, _ and -
+    ranking: dict[str, Ranking]  # by name: lower-case letters, digits, _ and -
 
 
 def load(path: Path) -> Settings:

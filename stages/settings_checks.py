@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -46,6 +47,21 @@ def check(settings: Settings, path: Path) -> None:
             _check_training(f"{where}.training", row.training, row.data)
             _check_dnm(f"{where}.dnm", row.dnm)
             _check_protocol(where, row)
+        for section in ("contest", "ranking"):
+            for name, entry in getattr(settings, section).items():
+                _demand(_is_name(name), f"{section} has an entry {name[:60]!r}", NAME)
+                _demand(
+                    name not in rows, f"{section} has an entry {name!r}", "a name that no row has: records lie by it"
+                )
+                where = f"{section}.{name}"
+                _demand(entry.row in rows, f"{where}.row is {entry.row[:60]!r}", f"one of {', '.join(rows)}")
+        for name, contest in settings.contest.items():
+            _demand_each_once(f"contest.{name}.factors", contest.factors)
+        for name, ranking in settings.ranking.items():
+            _demand_each_once(f"ranking.{name}.moments", ranking.moments)
+            _demand(name not in settings.contest, f"ranking has an entry {name!r}", "a name that no contest has")
+            states = ranking.seeds * len(ranking.moments)
+            _demand(states >= 2, f"ranking.{name}: seeds and moments make {states} states", "at least 2")
     except _Impossible as error:
         raise SettingsError(f"{path}: {error}") from None
 
@@ -77,6 +93,10 @@ class _Impossible(Exception):
 def _demand(fits: bool, found: str, expected: str) -> None:
     if not fits:
         raise _Impossible(f"{found}, expected {expected}")
+
+
+def _demand_each_once(where: str, items: Sequence[object]) -> None:
+    _demand(len(set(items)) == len(items), f"{where} is {list(items)}", "each once")
 
 
 def _is_name(text: str) -> bool:
@@ -167,6 +187,8 @@ def _check_training(where: str, training: Training, data: Data) -> None:
 
 def _check_dnm(where: str, dnm: Dnm) -> None:
     times = dnm.event_times
+    for number, time in enumerate(times):
+        _demand(0.0 < time < 1.0, f"{where}.event_times[{number}] is {time}", "a fraction strictly between 0 and 1")
     for number, (before, after) in enumerate(pairwise(times), start=1):
         _demand(
             before < after,
@@ -174,10 +196,13 @@ def _check_dnm(where: str, dnm: Dnm) -> None:
             "rising times, each once",
         )
     _demand(
-        len(times) <= dnm.max_morphogenesis_events,
-        f"{where}.event_times lists {len(times)} events",
-        f"at most max_morphogenesis_events ({dnm.max_morphogenesis_events}); drop times or raise the limit",
+        bool(times) == (dnm.trigger == "scheduled"),
+        f"{where}.event_times lists {len(times)} with trigger: {dnm.trigger}",
+        "at least one time with trigger: scheduled, and none with trigger: plateau",
     )
+    _demand(0.0 < dnm.grace < 1.0, f"{where}.grace is {dnm.grace}", "a fraction strictly between 0 and 1")
+    _demand(dnm.prune_at < 1.0, f"{where}.prune_at is {dnm.prune_at}", "less than 1, or 0 for never")
+    _demand_each_once(f"{where}.theories", dnm.theories)
 
 
 def _check_protocol(where: str, row: Row) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages import arms, cli, outputs, records
+from stages import arms, cli, contest, outputs, records
+from stages.statistics import CONTROLS
+
+if TYPE_CHECKING:
+    from stages.trial import Job
 
 
 @dataclass(frozen=True)
@@ -16,36 +21,57 @@ class State:
     """A record of a row, beside what it should be today.
 
     Attributes:
-        arm: of the trial.
-        seed: of the trial.
+        folder: of the record: the row, or a contest.
+        job: what makes it anew.
         record: what the file holds.
         today: whether settings, data and code are still those that it was made with.
     """
 
-    arm: str
-    seed: int
+    folder: str
+    job: Job
     record: dict[str, Any]
     today: bool
 
+    @property
+    def name(self) -> str:
+        """Arm and seed, and where they are of a contest its folder."""
+        name = f"{self.job.arm}-{self.job.seed}"
+        return name if self.folder == self.job.row else f"{self.folder}/{name}"
+
 
 def states(context: cli.Context) -> list[State]:
-    """The records of the context's row, those of today's arms and seeds."""
-    card = outputs.read_json(context.metrics / "prepare" / f"{context.row_name}.json")
-    found: list[State] = []
-    grown: dict[int, dict[str, Any]] = {}
-    code = {edited: records.code_hash(context.root, edited) for edited in (False, True)}
-    for arm in ("baseline", "dnm", "scratch", "start"):
-        for seed in range(context.row.seeds):
-            file = records.path(context.root, context.settings.scale, context.row_name, arm, seed)
-            if not file.exists() or (arm in ("scratch", "start") and seed not in grown):
-                continue
-            record = outputs.read_json(file)
-            if arm == "dnm":
-                grown[seed] = record["result"]
-            job = arms.job(context, arm, seed, grown[seed] if arm in ("scratch", "start") else None)
-            mark = records.fingerprint(job, card["sha256"], code[job.grown])
-            found.append(State(arm, seed, record, record["fingerprint"] == mark))
-    return found
+    """The records of the context's row and the contests held on it, those of today's arms and seeds."""
+    row, seeds = context.row_name, range(context.row.seeds)
+    baseline, grown = (
+        _read(context, row, [arms.job(context, arm, seed) for seed in seeds]) for arm in ("baseline", "dnm")
+    )
+    controls = [arms.job(context, arm, job.seed, record["result"]) for arm in CONTROLS for job, record in grown]
+    found = [(row, [*baseline, *grown, *_read(context, row, controls)])]
+    for name, settings in context.settings.contest.items():
+        if settings.row == row:
+            own = replace(context, entry=name)
+            first = _read(context, name, contest.first(own))
+            results = [record["result"] for job, record in first if job.arm == "dnm"]
+            controls = [job for result in results for job in contest.after(own, result)]
+            found.append((name, [*first, *_read(context, name, controls)]))
+    card = outputs.read_json(context.metrics / "prepare" / f"{row}.json")
+    code = {grower: records.code_hash(context.root, grower) for grower in (None, records.GROWN, records.PLANNED)}
+    return [
+        State(
+            folder,
+            job,
+            record,
+            record["fingerprint"] == records.fingerprint(job, card["sha256"], code[records.grower_of(job)]),
+        )
+        for folder, pairs in found
+        for job, record in pairs
+    ]
+
+
+def _read(context: cli.Context, folder: str, jobs: Sequence[Job]) -> list[tuple[Job, dict[str, Any]]]:
+    """The jobs that have a record, with it."""
+    files = [records.path(context.root, context.settings.scale, folder, job.arm, job.seed) for job in jobs]
+    return [(job, outputs.read_json(file)) for job, file in zip(jobs, files, strict=True) if file.exists()]
 
 
 def stale(context: cli.Context) -> dict[str, list[str]]:
@@ -53,7 +79,7 @@ def stale(context: cli.Context) -> dict[str, list[str]]:
     if not context.settings.execution.keep_records:
         return {}
     found = {
-        name: [f"{state.arm}-{state.seed}" for state in states(replace(context, row_name=name)) if not state.today]
+        name: [state.name for state in states(replace(context, row_name=name)) if not state.today]
         for name in context.settings.image_classification
     }
     return {name: trials for name, trials in found.items() if trials}
@@ -80,7 +106,7 @@ def _check(context: cli.Context) -> bool:
         print(f"{where}: not measured yet")
         return True
     found = states(context)
-    old = [f"{state.arm}-{state.seed}" for state in found if not state.today]
+    old = [state.name for state in found if not state.today]
     if old:
         print(f"{where}: {len(old)} of {len(found)} records are of other settings, data or code: {', '.join(old)}")
     usable = sorted((state for state in found if state.today), key=_cost)
@@ -92,12 +118,10 @@ def _check(context: cli.Context) -> bool:
             f"{context.data} is missing; make it with `dvc repro prepare@{context.row_name}` of this scale's dvc.yaml"
         )
     state = random.choice(usable[: (len(usable) + 1) // 2])
-    grown = next((s.record["result"] for s in found if s.arm == "dnm" and s.seed == state.seed), None)
-    job = arms.job(context, state.arm, state.seed, grown if state.arm in ("scratch", "start") else None)
-    result = trials.run(trial.run, [job], title=f"{where} {state.arm} seed {state.seed}")[0]
+    result = trials.run(trial.run, [state.job], title=f"{where} {state.name}")[0]
     differing = different(state.record["result"], result)
     verdict = f"FAILED, other {', '.join(differing)}" if differing else "the same bits"
-    print(f"{where}: {state.arm} seed {state.seed}: {verdict}")
+    print(f"{where}: {state.name}: {verdict}")
     return not differing
 
 

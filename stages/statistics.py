@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from stages import cli, outputs
@@ -16,15 +16,15 @@ CLAIMS = {
     "training_time": ("training_flops", "percent"),
     "parameters": ("parameters", "percent"),
 }
-CONTROLS = ("start", "scratch")
+CONTROLS = ("scratch", "start")
 BOOTSTRAP_SEED = 0
 
 Trials = dict[str, dict[int, dict[str, float]]]
 
 
 def main(context: cli.Context) -> None:
-    """Writes `metrics/<scale>/statistics/image_classification.json` and, from it, `metrics/<scale>/summary.json`."""
-    from stages import documented
+    """Writes `metrics/<scale>/statistics/*.json` and, from them, `metrics/<scale>/summary.json`."""
+    from stages import contest_statistics, documented
 
     table = documented.load()
     content = {
@@ -36,7 +36,31 @@ def main(context: cli.Context) -> None:
         for name, row in context.settings.image_classification.items()
     }
     outputs.write_json(context.metrics / "statistics" / "image_classification.json", content)
-    outputs.write_json(context.metrics / "summary.json", {name: summary(found) for name, found in content.items()})
+    contests = {
+        name: contest_statistics.of_contest(replace(context, row_name=settings.row, entry=name))
+        for name, settings in context.settings.contest.items()
+    }
+    outputs.write_json(context.metrics / "statistics" / "contest.json", contests)
+    outputs.write_json(
+        context.metrics / "summary.json",
+        {
+            **{name: summary(found) for name, found in content.items()},
+            "contest": {name: contest_summary(found) for name, found in contests.items()},
+        },
+    )
+
+
+def contest_summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What one wants to know first of a contest: test accuracies in percent, and regret in points; rounded."""
+    from stages.inference import rounded
+
+    best = found["arms"][found["best"]]
+    figures = {
+        "dnm": found["arms"]["dnm"]["test_accuracy"]["mean"],
+        "best fixed": best["test_accuracy"]["mean"],
+        "regret": found["regret"]["mean"],
+    }
+    return {name: round(rounded(value), 2) for name, value in figures.items()}
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:

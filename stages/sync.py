@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from stages.settings_io import read_yaml
 SETTINGS_FROM = {
     "baseline": ("prepare@{row}", "baseline@{row}"),
     "morphogenesis": ("morphogenesis@{row}",),
+    "contest": ("contest@{row}",),
+    "ranking": ("ranking@{row}",),
     "report": ("morphogenesis@{row}", "statistics"),
 }
 
@@ -71,10 +74,13 @@ def _results(files: list[Path], root: Path) -> Iterator[tuple[str, str, str, Con
     for file in files:
         settings = load(file)
         for stage in results.STAGES:
-            for row in settings.image_classification:
-                context = Context(settings, root, row)
+            contexts = [Context(settings, root, row) for row in settings.image_classification]
+            if stage in ("contest", "ranking"):
+                entries = getattr(settings, stage)
+                contexts = [Context(settings, root, entry.row, name) for name, entry in entries.items()]
+            for context in contexts:
                 if results.has_run(context, stage):
-                    yield settings.scale, stage, row, context
+                    yield settings.scale, stage, context.name, context
 
 
 def _as_run(context: Context, stage: str) -> Context:
@@ -83,11 +89,11 @@ def _as_run(context: Context, stage: str) -> Context:
     Raises:
         UserError: dvc.lock does not know these results.
     """
-    settings, row = context.settings, context.row_name
+    settings = context.settings
     params = context.root / settings.params_file
     lock = params.parent / "dvc.lock"
     stages = read_yaml(lock)["stages"] if lock.exists() else {}
-    used = [name.format(row=row) for name in SETTINGS_FROM[stage]]
+    used = [name.format(row=context.name) for name in SETTINGS_FROM[stage]]
     if not all(name in stages for name in used):
         raise UserError(f"{lock.name} has no entry for {', '.join(used)}; run `dvc repro {params.parent / 'dvc.yaml'}`")
     known = {out["path"]: out["md5"] for out in stages[used[-1]]["outs"]}
@@ -101,7 +107,7 @@ def _as_run(context: Context, stage: str) -> Context:
     for name in used:
         for key, value in stages[name]["params"][settings.params_file].items():
             _set(content, key.split("."), value)
-    return Context(build(Settings, content, lock, ""), context.root, row)
+    return dataclasses.replace(context, settings=build(Settings, content, lock, ""))
 
 
 def _set(content: dict[str, Any], place: list[str], value: Any) -> None:

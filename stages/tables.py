@@ -109,9 +109,10 @@ def image_classification_page(
         for cell in cells
         if cell["verdict"] == Verdict.NOT_MEASURED and (cell["note"] == NO_SEARCH or cell["column"] == "dnm")
     )
-    if stale:
+    own = {name: [trial for trial in trials if "/" not in trial] for name, trials in stale.items()}
+    if any(own.values()):
         parts += ["## Stale", "", "Measured with other settings, data or code than today's:", ""]
-        parts += [*(f"- {name}: {', '.join(trials)}" for name, trials in stale.items()), ""]
+        parts += [*(f"- {name}: {', '.join(trials)}" for name, trials in own.items() if trials), ""]
     return "\n".join([*parts, "## Not measured", "", *reasons, ""])
 
 
@@ -210,6 +211,8 @@ def protocol(documented: Documented, rows: Mapping[str, Row]) -> Cells:
                 section = row.training if block == "training_config" else row.dnm
                 in_force = getattr(section, setting, None)
                 if setting == "patience" and not row.training.early_stopping:
+                    in_force = None
+                if setting == "morphogenesis_patience" and row.dnm.trigger != "plateau":
                     in_force = None
                 line[name] = "not in force" if in_force is None else plain(in_force)
             lines.append(line)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import results, views
+from stages import results, timelines, views
 
 if TYPE_CHECKING:
     from stages.cli import Context
@@ -117,12 +117,14 @@ def record(context: Context, stage: str) -> bool:
             "dnm.fingerprint": results.fingerprint(found.settings),
             "dnm.measured_on": found.card["source"],
         }
+        if context.entry:
+            tags["dnm.entry"] = context.entry
         there = _runs(client, experiment, tags)
         is_there = _is_complete(there, found)
         if not is_there:
             for run in there:
                 client.delete_run(run.info.run_id)
-            log_it = _log_report if stage == "report" else _log_trials
+            log_it = {"report": _log_report, "ranking": _log_ranking}.get(stage, _log_trials)
             log_it(client, experiment, context, found, tags)
         if stage == "report":
             _tag_with_verdicts(client, experiment, context, found, tags)
@@ -134,7 +136,7 @@ def _log_trials(client, experiment: str, context: Context, found: results.Result
     times = [_times(trial) for trial in found.trials if trial.machine]
     start, end = (min(time[0] for time in times), max(time[1] for time in times)) if times else (None, None)
     own = {"dnm.kind": "stage", **_commit(found.trials[0])}
-    name = _name(found, context.row_name, tags["dnm.stage"])
+    name = _name(found, context.name, tags["dnm.stage"])
     parent = _create(client, experiment, name, {**tags, **own}, found, start=start)
     metrics = [(f"{figure}/{arm}", value, 0) for arm, of_arm in found.arms.items() for figure, value in of_arm.items()]
     client.log_batch(parent, metrics=_metrics([*metrics, *_mean_curves(found.trials)]))
@@ -156,7 +158,7 @@ def _log_trial(client, experiment: str, parent: str, found: results.Results, tri
         "mlflow.parentRunId": parent,
         **_commit(trial),
     }
-    name = _name(found, tags["dnm.row"], trial.arm, "seed", trial.seed)
+    name = _name(found, tags.get("dnm.entry", tags["dnm.row"]), trial.arm, "seed", trial.seed)
     more = {"arm": trial.arm, "seed": trial.seed}
     run = _create(client, experiment, name, {**tags, **own}, found, more, start)
     points = [(name, value, 0) for name, value in trial.figures.items()]
@@ -168,7 +170,21 @@ def _log_trial(client, experiment: str, parent: str, found: results.Results, tri
         client.log_batch(run, metrics=metrics[first : first + 1000])
     if trial.grown["journal"]:
         client.log_text(run, json.dumps(dict(trial.grown), indent=1), "journal.json")
+    # Committed results of earlier code have none.
+    if trial.grown.get("start_widths"):
+        drawing = timelines.figure(trial.grown, trial.curve, found.settings["training.batch_size"])
+        client.log_figure(run, drawing, "timeline.svg")
     client.set_terminated(run, end_time=end)
+
+
+def _log_ranking(client, experiment: str, context: Context, found: results.Results, tags: dict[str, str]) -> None:
+    run = _create(client, experiment, _name(found, context.name, "ranking"), {**tags, "dnm.kind": "ranking"}, found)
+    points = [(f"{figure}/{name}", value, 0) for name, of in found.arms.items() for figure, value in of.items()]
+    client.log_batch(run, metrics=_metrics(points))
+    for name, text in found.texts.items():
+        client.log_text(run, text, name)
+    client.set_tag(run, "dnm.results", found.digest)
+    client.set_terminated(run)
 
 
 def _log_report(client, experiment: str, context: Context, found: results.Results, tags: dict[str, str]) -> None:

@@ -51,19 +51,26 @@ class Grower(Protocol):
         ...
 
     @property
+    def start_widths(self) -> dict[str, int]:
+        """The channel groups that the network had at first, and their widths."""
+        ...
+
+    @property
     def flops(self) -> int:
         """What its looking and checking cost so far."""
         ...
 
-    def after_step(self, done: float) -> bool:
+    def after_step(self, done: float, loss: torch.Tensor, num_samples: int) -> bool:
         """Called after every optimizer step; whether the network is another one now.
 
         Args:
             done: fraction of the run's length that is behind it.
+            loss: of the step's batch.
+            num_samples: of the batch.
         """
         ...
 
-    def after_epoch(self, done: float, validation_loss: float) -> bool:
+    def after_epoch(self, validation_loss: float) -> bool:
         """Called after every epoch; whether the network is another one now."""
         ...
 
@@ -86,6 +93,7 @@ class Run:
 
     epochs: list[Epoch] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    start_widths: dict[str, int] = field(default_factory=dict)
     flops: int = 0
     steps: int = 0
 
@@ -228,7 +236,7 @@ def train(
             run.steps += 1
             in_epoch += 1
             run.flops += step_flops
-            if growing and growing.after_step(position() / length.total):
+            if growing and growing.after_step(position() / length.total, loss.detach(), len(images)):
                 step_flops = _step_flops(model, train_split, settings)
             if not goes_on():
                 break
@@ -241,12 +249,12 @@ def train(
             )
         waited = 0 if epoch.validation_loss < best else waited + 1
         best = min(best, epoch.validation_loss)
-        if growing and growing.after_epoch(position() / length.total, epoch.validation_loss):
+        if growing and growing.after_epoch(epoch.validation_loss):
             step_flops = _step_flops(model, train_split, settings)
         if checkpoint is not None:
             _keep(checkpoint, model, optimizer, growing, (order, augmentation), run, best, waited)
     if growing:
-        run.events = growing.events
+        run.events, run.start_widths = growing.events, growing.start_widths
         run.flops += growing.flops
     return run
 
@@ -290,7 +298,7 @@ def _resume(file: Path, model, optimizer, growing: Grower | None, generators) ->
         generator.set_state(state)
     torch.set_rng_state(content["random"])
     epochs = [Epoch(**values) for values in content["epochs"]]
-    return Run(epochs, [], content["flops"], content["steps"]), content["best"], content["waited"]
+    return Run(epochs, flops=content["flops"], steps=content["steps"]), content["best"], content["waited"]
 
 
 def _step_flops(model: nn.Module, split: task.Split, settings: Training) -> int:

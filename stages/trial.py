@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.utils.deterministic
+from torch import nn
 
 from dnm import count
 from stages.data import splits
@@ -29,6 +30,8 @@ class Job:
         arm: name of the arm.
         seed: seed of weights, data order and augmentation.
         grown: whether the network changes while it is trained.
+        plan: of a control of where it does: positions in the run and the number of parameters from then on; the arm is
+            the rule, see `stages.planned`.
         widths: architecture; None takes the arm's own from the settings.
         flops: training FLOPs to spend; None trains for the epochs of the settings.
         checkpoint: file from which an unfinished trial goes on; empty starts from nothing and keeps nothing.
@@ -41,6 +44,7 @@ class Job:
     arm: str
     seed: int
     grown: bool = False
+    plan: tuple[tuple[float, int], ...] | None = None
     widths: task.Widths | None = None
     flops: int | None = None
     checkpoint: str = ""
@@ -50,18 +54,15 @@ def run(job: Job) -> dict[str, Any]:
     """Runs a trial.
 
     Returns:
-        Plain values: `figures` (flat), `curve` (one mapping an epoch), `events`, `journal`, `widths`, and `machine`,
-        which alone differs from run to run.
+        Plain values: `figures` (flat), `curve` (one mapping an epoch), `events`, `journal` (of the edits that the
+        network has), `start_widths` (by group), `widths`, and `machine`, which alone differs from run to run.
     """
     started = time.perf_counter()
-    torch.set_num_threads(job.execution.threads)
-    torch.use_deterministic_algorithms(True)
-    # Nothing here reads memory that it did not write; filling it costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    settle(job.execution)
     settings, device = job.settings.training, job.execution.device
     data = splits.load(Path(job.data))
-    train_split, validation_split = _split(data, "train", job), _split(data, "validation", job)
-    model = _model(job, data).to(device)
+    train_split, validation_split = split_of(data, "train", job), split_of(data, "validation", job)
+    model = model_of(job, data).to(device)
     per_epoch = len(train_split) // settings.batch_size
     if per_epoch == 0:
         raise ValueError(
@@ -74,10 +75,14 @@ def run(job: Job) -> dict[str, Any]:
     elif job.flops is not None:
         length = Length(steps=max(1, job.flops // (count(model, example).training * settings.batch_size)))
     grower = None
-    if job.grown:
-        from stages.growing import grower_of
+    if job.plan is not None:
+        from stages import planned
 
-        grower = grower_of(job, data, train_split, length)
+        grower = planned.grower_of(job, data, train_split)
+    elif job.grown:
+        from stages import growing
+
+        grower = growing.grower_of(job, data, train_split, length)
     trained = train(
         model,
         train_split,
@@ -89,17 +94,26 @@ def run(job: Job) -> dict[str, Any]:
         precision=job.execution.precision,
         checkpoint=Path(job.checkpoint) if job.checkpoint else None,
     )
-    test_loss, test_accuracy = task.evaluate(model, _split(data, "test", job))
+    test_loss, test_accuracy = task.evaluate(model, split_of(data, "test", job))
     return {
         "arm": job.arm,
         "seed": job.seed,
         "figures": _figures(trained, model, example, test_loss, test_accuracy),
         "curve": [asdict(epoch) for epoch in trained.epochs],
         "events": trained.events,
-        "journal": [entry for event in trained.events for entry in event["entries"]],
+        "journal": [entry for event in trained.events for entry in event["entries"] if event["status"] != "taken back"],
+        "start_widths": trained.start_widths,
         "widths": [list(block) for block in task.widths_of(model)],
         "machine": {"seconds": time.perf_counter() - started},
     }
+
+
+def settle(execution: Execution) -> None:
+    """Sets torch up for a trial."""
+    torch.set_num_threads(execution.threads)
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory that it did not write; filling it costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _figures(trained: Run, model, example, test_loss: float, test_accuracy: float) -> dict[str, float | int]:
@@ -115,11 +129,12 @@ def _figures(trained: Run, model, example, test_loss: float, test_accuracy: floa
         "training_flops": trained.flops,
         "epochs": len(trained.epochs),
         "steps": trained.steps,
-        "edits": sum(len(event["entries"]) for event in trained.events),
+        "edits": sum(len(event["entries"]) for event in trained.events if event["status"] != "taken back"),
     }
 
 
-def _split(data: splits.DataSet, name: str, job: Job) -> task.Split:
+def split_of(data: splits.DataSet, name: str, job: Job) -> task.Split:
+    """A split on the trial's device: "train", with what random crops need, "validation" or "test"."""
     images = getattr(data, name)
     mean, deviation = splits.channel_statistics(data.train.images)
     # Padding is for random crops, which only training takes.
@@ -127,7 +142,8 @@ def _split(data: splits.DataSet, name: str, job: Job) -> task.Split:
     return task.Split.of(images.images, images.labels, padding, mean, deviation, job.execution.device)
 
 
-def _model(job: Job, data: splits.DataSet):
+def model_of(job: Job, data: splits.DataSet) -> nn.Sequential:
+    """The trial's network as it begins, on the CPU."""
     networks = job.settings.networks
     widths = job.widths or (networks.baseline if job.arm == "baseline" else networks.start)
     generator = torch.Generator().manual_seed(job.seed)

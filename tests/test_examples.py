@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Too slow for a push as they are: each starts several processes that import torch.
-pytestmark = pytest.mark.nightly
-
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 # Fewer steps than looks: each step up to 35% of the run is followed by one.
 TRIAL = ("--epochs", "3", "--batches", "1", "--width", "4")

@@ -24,14 +24,16 @@ from torchvision import datasets
 from torchvision.models.resnet import BasicBlock
 from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
+from dnm import Budget, Morphogenesis, Policy
 from dnm.events import Event
-from dnm.morphogenesis import Morphogenesis
-from dnm.policy import Budget, Policy
 from dnm.timeline import timeline
 
 BATCH_SIZE, LEARNING_RATE = 128, 0.002
 POLICY = Policy(
-    enable_aggressive_growth=True,  # up to four edits an event, which double what they divide
+    event_times=(0.08, 0.15, 0.22, 0.29, 0.35),  # fractions of the run
+    grace=0.05,  # after which an event is judged
+    samples_per_parameter=3.0,  # still to come, below which growing does not pay
+    enable_aggressive_growth=True,  # up to eight edits an event, which add half of what they divide
     bottleneck_threshold=0.005,  # grow for a predicted drop of the loss by half a percent
     max_parameters=4_000_000,
     rewarm=0.01,  # after an event the learning rate rises from 0 again, over 1% of the run

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dnm.morphogenesis import Morphogenesis
-from dnm.policy import Budget, Policy
+from dnm import Budget, Morphogenesis, Policy
 
 NOUNS = ["bird", "boy", "cat", "dog", "farmer", "girl", "king", "queen"]
 NOUNS += [noun + "s" for noun in NOUNS]
@@ -31,7 +30,7 @@ ENDINGS = ("-a", "-e", "-o", "-u")
 WORDS = ["<pad>", "?", "the", "that", "near", "saw", "heard", *NOUNS, *VERBS]
 LENGTH, BATCH_SIZE, LEARNING_RATE = 16, 64, 0.005
 
-GROWING = Policy(enable_aggressive_growth=True, bottleneck_threshold=0.0)  # doubles, however little it promises
+GROWING = Policy(enable_aggressive_growth=True, bottleneck_threshold=0.0)  # however little it promises
 FIXED = Policy(event_times=())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -82,19 +83,33 @@ def test_what_a_candidate_adds_is_what_applying_it_adds() -> None:
         assert item.tried_flops == after.training
 
 
+def test_how_much_larger_a_candidate_makes_the_network() -> None:
+    items = found(Policy(operators=OPERATORS, theories=(), added_fraction=1.0, multiple=1))
+    # Every width twice as large is four times the weights, whatever each of the layers costs.
+    divisions = [item.terms.growth for item in items if isinstance(item.edit, Divide)]
+    assert divisions == pytest.approx([math.log(4.0) / 3.0] * 3)
+    model, inputs, _ = model_and_batch()
+    before = count(model, inputs).training
+    for item in items:
+        if not isinstance(item.edit, Divide):
+            assert item.terms.growth == pytest.approx(math.log(1.0 + item.added_flops / before))
+
+
 def test_sizes_of_divisions() -> None:
     def added(**changes: Any) -> list[int]:
         items = found(Policy(theories=(), **changes))
         return [len(item.edit.units) for item in items if isinstance(item.edit, Divide)]
 
-    # A quarter in whole multiples, of at least one: of 8 in groups of at least 16, of 2 in smaller ones.
-    assert added() == [2, 8, 2]
-    assert added(enable_aggressive_growth=True) == [8, 16, 4]
-    assert added(multiple=4) == [4, 4, 2]
+    # A quarter in whole multiples, of at least one: of 4 in groups of at least 16, of 2 in smaller ones.
+    assert added() == [2, 4, 2]
+    assert added(enable_aggressive_growth=True) == [4, 8, 2]
+    assert added(added_fraction=1.0) == [8, 16, 4]
+    assert added(multiple=2) == [2, 4, 2] and added(multiple=1) == [2, 4, 1]
+    assert added(multiple=1, added_fraction=0.1) == [1, 2, 1]
     # The largest that a limit allows.
     model, inputs, _ = model_and_batch()
     parameters = count(model, inputs).parameters
-    assert added(enable_aggressive_growth=True, max_parameters=parameters + 700) == [4, 8, 4]
+    assert added(added_fraction=1.0, max_parameters=parameters + 700) == [4, 4, 4]
 
 
 def test_the_units_with_the_largest_gradients_are_divided() -> None:
@@ -104,7 +119,7 @@ def test_the_units_with_the_largest_gradients_are_divided() -> None:
     norms = model.get_parameter("body.0.weight").grad.flatten(1).norm(dim=1)  # pyright: ignore[reportOptionalMemberAccess]
     edit = found(Policy(theories=()))[1].edit
     assert isinstance(edit, Divide)
-    assert list(edit.units) == norms.argsort(descending=True)[:8].tolist()
+    assert list(edit.units) == norms.argsort(descending=True)[:4].tolist()
 
 
 def candidate(name: str, growth: float, parameters: int, flops: int, score: float = 0.0) -> Candidate:

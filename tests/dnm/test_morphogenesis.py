@@ -129,6 +129,7 @@ GREEDY = Policy(
     bottleneck_threshold=0.0,
     samples_per_parameter=0.1,
     multiple=2,
+    grace=0.05,
     rollback=False,
     # The figures of all theories cost more here than what they are taken of.
     theories=("gradient",),
@@ -235,7 +236,13 @@ def test_the_learning_rate_rises_again_after_an_event() -> None:
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 def test_an_event_that_hurts_is_taken_back_bit_for_bit(optimizer: str) -> None:
-    policy = but(GREEDY, event_times=(0.2,), rollback=True, operators=("Divide", "AddResidual", "AddAttention"))
+    policy = but(
+        GREEDY,
+        event_times=(0.2,),
+        max_edits_per_event=4,
+        rollback=True,
+        operators=("Divide", "AddResidual", "AddAttention"),
+    )
     loop = Loop(policy, optimizer=optimizer)
     while not loop.engine.events:
         kept = everything(loop), copy.deepcopy(loop.order.get_state())
@@ -513,6 +520,13 @@ def test_excluded_places_stay_as_they_are() -> None:
     loop = Loop(but(GREEDY, excluded=("0",))).run()
     assert loop.engine.journal and {row.place for event in loop.engine.events for row in event.rows} == {"3"}
     assert loop.model[0].out_channels == 4
+
+
+def test_excluded_places_are_not_pruned() -> None:
+    policy = but(GREEDY, event_times=(), excluded=("0",), prune_at=0.5, prune_tolerance=1e9, rollback=False)
+    event = Loop(policy).run(0.51).engine.events[-1]
+    assert event.kind == "pruning" and {entry["group"] for entry in event.entries} == {"3"}
+    assert {row.place for row in event.rows} == {"3"}
 
 
 def test_an_event_in_one_line() -> None:

@@ -57,9 +57,9 @@ def test_a_budget_of_steps_has_no_price() -> None:
 def test_aggressive_growth_is_more_edits_and_larger_ones() -> None:
     careful, aggressive = Policy(), Policy(enable_aggressive_growth=True)
     assert (careful.edits_per_event, careful.fraction) == (1, 0.25)
-    assert (aggressive.edits_per_event, aggressive.fraction) == (4, 1.0)
+    assert (aggressive.edits_per_event, aggressive.fraction) == (8, 0.5)
     assert Policy(max_edits_per_event=7).edits_per_event == 7
-    assert Policy(enable_aggressive_growth=True, added_fraction=0.5).fraction == 0.5
+    assert Policy(enable_aggressive_growth=True, added_fraction=1.0).fraction == 1.0
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,13 @@ def make_context(root: Path, row: Row, execution) -> Context:
         params_file="params.yaml",
         execution=execution,
         image_classification={"strokes": row},
+        contest={},
+        ranking={},
     )
     return Context(settings, root, "strokes")
+
+
+EVENT = {"kind": "growth", "step": 3, "samples": 24, "settled": None, "status": "kept", "widths": {"0": 4}}
 
 
 def result(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
@@ -50,8 +55,9 @@ def result(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
         "edits": len(journal),
     }
     return {
-        "arm": arm, "seed": seed, "figures": figures, "curve": points, "events": [{"step": 3}] if journal else [],
-        "journal": journal, "widths": [[4]], "fingerprint": f"{arm}{seed}",
+        "arm": arm, "seed": seed, "figures": figures, "curve": points,
+        "events": [EVENT | {"entries": journal}] if journal else [], "journal": journal,
+        "start_widths": {"0": 3} if journal else {}, "widths": [[4]], "fingerprint": f"{arm}{seed}",
         "machine": {"seconds": 1.5, "date": "2026-01-02T03:04:05+00:00", "commit": "c0ffee"},
     }  # fmt: skip
 

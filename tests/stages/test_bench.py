@@ -177,7 +177,13 @@ def test_output_takes_nothing_from_anybody(results: Path, called, capsys) -> Non
 def tiny_context(tmp_path: Path, tiny_row: Row, execution) -> cli.Context:
     rows = {"tiny": tiny_row}
     settings = Settings(
-        scale="tiny", root=".", params_file="params.yaml", execution=execution, image_classification=rows
+        scale="tiny",
+        root=".",
+        params_file="params.yaml",
+        execution=execution,
+        image_classification=rows,
+        contest={},
+        ranking={},
     )
     return cli.Context(settings, tmp_path, "tiny")
 
@@ -245,7 +251,7 @@ def test_a_device_that_is_not_here_has_no_speed(tiny_context: cli.Context, monke
 
 
 def test_records_are_not_counted_as_trials_to_run(monkeypatch, tiny_context: cli.Context) -> None:
-    monkeypatch.setattr(estimate, "_recorded", lambda context: {"baseline": 2})
+    monkeypatch.setattr(estimate, "_recorded", lambda context, folder: {"baseline": 2})
     execution = tiny_context.settings.execution.__class__(
         **{**tiny_context.settings.execution.__dict__, "keep_records": True}
     )

@@ -49,14 +49,14 @@ class Copy:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    """A pipeline that has run and is committed, with an experiment, `aggressive`, that ran elsewhere."""
+    """A pipeline that has run and is committed, with an experiment, `gentle`, that ran elsewhere."""
     folder = tmp_path_factory.mktemp("daily work") / "clone"
     small_pipeline.make(folder)
     copy = Copy(folder)
     copy.dvc("repro", "-q")
     copy.git("add", "-A")
     copy.git("commit", "-qm", "results")
-    copy.dvc("exp", "run", "-q", "--temp", "-n", "aggressive", "-S", f"params.yaml:{SETTING}=true")
+    copy.dvc("exp", "run", "-q", "--temp", "-n", "gentle", "-S", f"params.yaml:{SETTING}=false")
     yield copy
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -70,7 +70,7 @@ def test_an_experiment_elsewhere_leaves_the_tree_alone_and_its_runs_here(copy: C
         # The stage, three arms with two seeds each, and the verdict; the baseline did not run again.
         assert named.fetchone() == (1 + 3 * 2 + 1,)
     assert set(runs.values()) == {"active"}
-    ending = ", enable_aggressive_growth=true"
+    ending = ", enable_aggressive_growth=false"
     of_both = [f"cifar10 {arm} seed {seed}" for arm in ("start", "dnm", "scratch") for seed in (0, 1)]
     of_both += ["cifar10 morphogenesis", "cifar10 verdict"]
     of_one = ["cifar10 baseline", "cifar10 baseline seed 0", "cifar10 baseline seed 1"]
@@ -87,12 +87,12 @@ def test_experiments_are_shown_with_the_columns_that_matter(copy: Copy) -> None:
     assert {name.removeprefix("cifar10.") for name in columns[:-1]} <= {
         "dnm", "improvement", "interval", "parameters", "training_time", "verdict"
     }  # fmt: skip
-    assert [line[SETTING] for line in lines if line["Experiment"] == "aggressive"] == ["True"]
+    assert [line[SETTING] for line in lines if line["Experiment"] == "gentle"] == ["False"]
 
 
 @pytest.mark.nightly
 def test_diffs_of_metrics_are_short(copy: Copy) -> None:
-    diff = json.loads(copy.dvc("metrics", "diff", "HEAD", "aggressive", "--json"))
+    diff = json.loads(copy.dvc("metrics", "diff", "HEAD", "gentle", "--json"))
     (changes,) = diff.values()
     assert "cifar10.dnm" in changes and "cifar10.parameters" in changes
     assert len(changes) <= 7
@@ -103,11 +103,11 @@ def test_diffs_of_metrics_are_short(copy: Copy) -> None:
 @pytest.mark.nightly
 def test_curves_of_two_revisions_are_drawn_over_cost(copy: Copy) -> None:
     curves = "metrics/embedded/curves.csv"
-    found = json.loads(copy.dvc("plots", "diff", "HEAD", "aggressive", "--targets", curves, "--json"))
+    found = json.loads(copy.dvc("plots", "diff", "HEAD", "gentle", "--targets", curves, "--json"))
     assert found.get("errors", []) == []
     ((plot,),) = found["data"].values()
     encoding, values = plot["content"]["encoding"], plot["content"]["data"]["values"]
     assert (encoding["x"]["field"], encoding["y"]["field"]) == ("gflop", "validation_accuracy")
     assert {(line["row"], line["arm"], line["rev"]) for line in values} == {
-        ("cifar10", arm, rev) for arm in ("baseline", "start", "dnm", "scratch") for rev in ("HEAD", "aggressive")
+        ("cifar10", arm, rev) for arm in ("baseline", "start", "dnm", "scratch") for rev in ("HEAD", "gentle")
     }

@@ -79,35 +79,37 @@ def code(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "file, arms",
     [
-        ("dnm/operators/divide.py", {"dnm"}),
-        ("dnm/cost.py", {"dnm", "baseline"}),
-        ("stages/training.py", {"dnm", "baseline"}),
-        ("stages/trial.py", {"dnm", "baseline"}),
+        ("dnm/operators/divide.py", {"dnm", "random"}),
+        ("dnm/cost.py", {"dnm", "random", "baseline"}),
+        ("stages/training.py", {"dnm", "random", "baseline"}),
+        ("stages/trial.py", {"dnm", "random", "baseline"}),
         ("stages/growing.py", {"dnm"}),
-        ("stages/tasks/image_classification.py", {"dnm", "baseline"}),
-        ("stages/data/splits.py", {"dnm", "baseline"}),
+        ("stages/planned.py", {"random"}),
+        ("stages/tasks/image_classification.py", {"dnm", "random", "baseline"}),
+        ("stages/data/splits.py", {"dnm", "random", "baseline"}),
         ("stages/tracking.py", set()),
         # Nothing that a trial runs through imports it.
         ("dnm/timeline.py", set()),
     ],
 )
 def test_one_line_of_code_changes_its_hash(file: str, arms: set[str], code: Path) -> None:
-    before = {arm: records.code_hash(code, arm == "dnm") for arm in ("dnm", "baseline")}
+    growers = {"dnm": records.GROWN, "random": records.PLANNED, "baseline": None}
+    before = {arm: records.code_hash(code, grower) for arm, grower in growers.items()}
     with (code / file).open("a", encoding="utf-8") as stream:
         stream.write("# another line\n")
-    assert {arm for arm, value in before.items() if records.code_hash(code, arm == "dnm") != value} == arms
+    assert {arm for arm, value in before.items() if records.code_hash(code, growers[arm]) != value} == arms
 
 
 def test_names_count_and_compiled_files_do_not(code: Path) -> None:
-    before = records.code_hash(code, grown=True)
+    before = records.code_hash(code, records.GROWN)
     (code / "dnm" / "__pycache__").mkdir()
     (code / "dnm" / "__pycache__" / "engine.cpython-311.pyc").write_bytes(b"0")
-    assert records.code_hash(code, grown=True) == before
+    assert records.code_hash(code, records.GROWN) == before
     (code / "dnm" / "errors.py").rename(code / "dnm" / "faults.py")
-    assert records.code_hash(code, grown=True) != before
+    assert records.code_hash(code, records.GROWN) != before
 
 
-@pytest.mark.parametrize("arm", ["baseline", "dnm"])
+@pytest.mark.parametrize("arm", ["baseline", "dnm", "random"])
 def test_the_hash_covers_every_line_that_a_trial_runs_through(arm: str, make_job: Callable) -> None:
     import torch
 
@@ -115,17 +117,22 @@ def test_the_hash_covers_every_line_that_a_trial_runs_through(arm: str, make_job
 
     # The first optimizer imports the compiler, which takes minutes where every call is watched.
     torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    options = {"grown": True, "plan": ((0.3, 900),), "flops": 20_000_000} if arm == "random" else {}
+    job = make_job(arm, **options)
     files: set[str] = set()
     sys.setprofile(lambda frame, event, argument: files.add(frame.f_code.co_filename) if event == "call" else None)
     try:
-        trial.run(make_job(arm))
+        trial.run(job)
     finally:
         sys.setprofile(None)
     ran = {Path(file).relative_to(ROOT).as_posix() for file in files if Path(file).is_relative_to(ROOT)}
     ran = {file for file in ran if file.startswith(("dnm/", "stages/"))}
-    assert ran - {path.relative_to(ROOT).as_posix() for path in records.code_files(ROOT, arm == "dnm")} == set()
+    assert (
+        ran - {path.relative_to(ROOT).as_posix() for path in records.code_files(ROOT, records.grower_of(job))} == set()
+    )
     assert {"stages/training.py", "stages/tasks/image_classification.py", "dnm/cost.py"} <= ran
-    assert ({records.GROWN, "dnm/engine.py"} <= ran) == (arm == "dnm")
+    assert ({records.PLANNED, "dnm/operators/divide.py"} <= ran) == (arm == "random")
+    assert ({records.GROWN, "dnm/morphogenesis.py", "dnm/detect/expressivity.py"} <= ran) == (arm == "dnm")
 
 
 def test_records_are_kept_and_found_by_their_mark_only(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def context(tmp_path: Path, tiny_row: Row, tiny_data: Path, execution, monkeypat
     keeping = dataclasses.replace(execution, keep_records=True)
     settings = Settings(
         scale="tiny", root=".", params_file="params.yaml", execution=keeping,
-        image_classification={"strokes": dataclasses.replace(tiny_row, seeds=1)},
+        image_classification={"strokes": dataclasses.replace(tiny_row, seeds=1)}, contest={}, ranking={},
     )  # fmt: skip
     context = cli.Context(settings, tmp_path, "strokes")
     context.data.parent.mkdir(parents=True)
@@ -37,13 +37,13 @@ def context(tmp_path: Path, tiny_row: Row, tiny_data: Path, execution, monkeypat
 
 def test_records_of_today(context: cli.Context, capsys: pytest.CaptureFixture) -> None:
     found = spot_check.states(context)
-    assert [(state.arm, state.today) for state in found] == [
+    assert [(state.job.arm, state.today) for state in found] == [
         ("baseline", True), ("dnm", True), ("scratch", True), ("start", True)
     ]  # fmt: skip
     spot_check.main(dataclasses.replace(context, row_name=""))
     said = capsys.readouterr().out
     # One of the cheaper half.
-    assert said.endswith("seed 0: the same bits\n")
+    assert said.endswith("-0: the same bits\n")
     assert "baseline" not in said
 
 
@@ -71,7 +71,7 @@ def test_records_of_other_code_are_told(context: cli.Context, capsys, file: str,
     assert spot_check.stale(context) == {}
     with (context.root / file).open("a", encoding="utf-8") as stream:
         stream.write("# another line\n")
-    assert [state.arm for state in spot_check.states(context) if state.today] == left
+    assert [state.job.arm for state in spot_check.states(context) if state.today] == left
     old = [f"{arm}-0" for arm in ("baseline", "dnm", "scratch", "start") if arm not in left]
     assert spot_check.stale(context) == {"strokes": old}
     if left:
@@ -95,7 +95,7 @@ def test_stale_records_are_told_and_made_anew(context: cli.Context, capsys: pyte
     jobs = [arms.job(context, arm, 0) for arm in ("baseline", "dnm")]
     before = arms.run(context, jobs, "again")
     assert "again: 2 of 2 trials are finished already\n" in capsys.readouterr().err
-    with (context.root / "dnm" / "engine.py").open("a", encoding="utf-8") as stream:
+    with (context.root / "dnm" / "morphogenesis.py").open("a", encoding="utf-8") as stream:
         stream.write("# another line\n")
     after = arms.run(context, jobs, "again")
     said = capsys.readouterr().err

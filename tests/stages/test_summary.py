@@ -33,7 +33,8 @@ def test_a_row_in_seven_figures(metrics: Path) -> None:
             # 2000 of 3000 FLOPs and 80 of 100 parameters, and one more of each with the second seed.
             "training_time": -33.33,
             "parameters": -19.9,
-        }
+        },
+        "contest": {},
     }
 
 

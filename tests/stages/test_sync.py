@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 from stages import outputs, sync, tracking
 from stages import settings as settings_module
 from stages.cli import Context, UserError
-from stages.settings import Row
+from stages.settings import Contest, Ranking, Row
 from tests.stages.left_behind import ARMS, SEEDS, leave, leave_report, make_context
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy|alembic).*")
@@ -39,7 +40,12 @@ def context(tmp_path: Path, tiny_row: Row, execution, empty_store: Path, monkeyp
 
 
 def plain(context: Context) -> dict[str, Any]:
-    return json.loads(json.dumps(settings_module.as_plain(context.settings)))
+    content = json.loads(json.dumps(settings_module.as_plain(context.settings)))
+    contest = Contest(row="strokes", pflop=1e-6, seeds=2, factors=(2.0,))
+    ranking = Ranking(row="strokes", seeds=2, moments=(2,), steps=2, continuations=2)
+    # Without results of theirs, which is no failure.
+    sections = {"contest": {"small": asdict(contest)}, "ranking": {"states": asdict(ranking)}}
+    return content | json.loads(json.dumps(sections))
 
 
 def write(path: Path, content: Any) -> None:

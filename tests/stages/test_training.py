@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dnm import Divide, Event, Growth, Morphogenesis, apply, count
+from dnm import Budget, Cost, Divide, Morphogenesis, Policy, apply, count
 from stages import growing, training
 from stages.data import splits
 from stages.settings import Row, Training
@@ -47,22 +47,35 @@ def network(row: Row, arm: str = "baseline", seed: int = 0) -> nn.Sequential:
     return task.network(getattr(row.networks, arm), 3, 3, torch.Generator().manual_seed(seed))
 
 
-def growth(row: Row, *at_steps: int) -> Growth:
-    cost = count(network(row), torch.zeros(1, 3, 8, 8))
-    return Growth(
-        at_steps, edits_per_event=1, fraction=0.25, max_parameters=cost.parameters, max_training_flops=cost.training
+def growth(*event_times: float) -> Policy:
+    """Takes the best edit at each of the times, however little it gains."""
+    return Policy(
+        event_times=event_times, theories=("gradient",), multiple=2, samples_per_parameter=1e-6, rollback=False
     )
 
 
-def grower(plan: Growth | None, split: task.Split) -> Callable | None:
-    """What makes the grower of a plan, with 32 images of the split for probe."""
-    if plan is None:
+def after(total: int, *steps: int) -> tuple[float, ...]:
+    """The times of events that follow these steps of so many."""
+    return tuple((step - 0.5) / total for step in steps)
+
+
+def grower(policy: Policy | None, split: task.Split, length: Length) -> Callable | None:
+    """What makes the grower of a policy, with 32 images of the split for probe."""
+    if policy is None:
         return None
     probe, labels = split.batch(torch.arange(32))
 
-    def make(model: nn.Module, optimizer: torch.optim.Optimizer) -> growing.ScheduledGrower:
-        engine = growing.Morphogenesis(model, plan, probe, optimizer)
-        return growing.ScheduledGrower(engine, lambda: task.loss(model(probe), labels))
+    def make(model: nn.Module, optimizer: torch.optim.Optimizer) -> growing.EngineGrower:
+        return growing.EngineGrower(
+            Morphogenesis(
+                model,
+                optimizer,
+                probe,
+                lambda: task.loss(model(probe), labels),
+                budget=Budget(steps=length.steps, flops=length.flops),
+                policy=policy,
+            )
+        )
 
     return make
 
@@ -197,26 +210,34 @@ def test_flops_of_a_fixed_network(settings, tiny_row, train_and_validation) -> N
     assert {epoch.parameters for epoch in run.epochs} == {cost.parameters}
 
 
-def test_flops_of_a_growing_network(settings, tiny_row, train_and_validation, monkeypatch) -> None:
-    engines: list[Morphogenesis] = []
+def costs(event: dict) -> tuple[Cost, Cost]:
+    return Cost(**event["before"]), Cost(**event["after"])
 
-    def make(*arguments) -> Morphogenesis:
-        engines.append(Morphogenesis(*arguments))
-        return engines[-1]
 
-    monkeypatch.setattr(growing, "Morphogenesis", make)
+def test_flops_of_a_growing_network(settings, tiny_row, train_and_validation) -> None:
+    growers: list[growing.EngineGrower] = []
+    length = Length(steps=10)
+    make = grower(growth(*after(10, 2, 7)), train_and_validation[0], length)
+    assert make is not None
+
+    def making(*arguments) -> growing.EngineGrower:
+        growers.append(make(*arguments))
+        return growers[-1]
+
     run = training.train(
-        network(tiny_row, "start"), *train_and_validation, settings, seed=0, length=Length(steps=10),
-        grower=grower(growth(tiny_row, 2, 7), train_and_validation[0]),
-    )  # fmt: skip
-    (engine,) = engines
-    first, second = (Event.from_dict(event) for event in run.events)
-    assert first.before.training < second.before.training < second.after.training
-    steps = 2 * first.before.training + 5 * second.before.training + 3 * second.after.training
-    assert run.flops == 16 * steps + engine.flops
-    assert engine.flops > 32 * (first.before.training + second.before.training)
+        network(tiny_row, "start"), *train_and_validation, settings, seed=0, length=length, grower=making
+    )
+    (grew,) = growers
+    assert [event["step"] for event in run.events] == [2, 7]
+    (first, between), (second, last) = (costs(event) for event in run.events)
+    assert first.training < between.training == second.training < last.training
+    steps = 2 * first.training + 5 * second.training + 3 * last.training
+    assert run.flops == 16 * steps + grew.flops
+    assert grew.flops > 32 * (first.training + second.training)
     assert run.epochs[-1].flops == run.flops
-    assert [epoch.parameters for epoch in run.epochs] == [first.after.parameters, second.after.parameters]
+    assert [epoch.parameters for epoch in run.epochs] == [between.parameters, last.parameters]
+    # The engine counts as the loop does.
+    assert grew.engine.spent == run.flops
 
 
 def test_a_run_of_flops_takes_the_steps_that_it_can_pay(settings, tiny_row, train_and_validation) -> None:
@@ -236,13 +257,14 @@ def test_a_run_of_flops_takes_the_steps_that_it_can_pay(settings, tiny_row, trai
 
 def test_a_growing_run_of_flops_spends_no_more(settings, tiny_row, train_and_validation) -> None:
     step = 16 * count(network(tiny_row, "start"), torch.zeros(1, 3, 8, 8)).training
+    length = Length(flops=60 * step)
     run = training.train(
-        network(tiny_row, "start"), *train_and_validation, settings, seed=0, length=Length(flops=40 * step),
-        grower=grower(growth(tiny_row, 2, 7), train_and_validation[0]),
+        network(tiny_row, "start"), *train_and_validation, settings, seed=0, length=length,
+        grower=grower(growth(0.1, 0.4), train_and_validation[0], length),
     )  # fmt: skip
-    last = 16 * Event.from_dict(run.events[-1]).after.training
+    last = 16 * costs(run.events[-1])[1].training
     assert last > step
-    assert 40 * step - last < run.flops <= 40 * step
+    assert length.total - last < run.flops <= length.total
     # The schedule ends where the FLOPs do.
     assert 0 < run.epochs[-1].learning_rate < 0.1 * settings.learning_rate
 
@@ -256,20 +278,23 @@ def test_a_length_is_of_one_kind(given: dict) -> None:
 def test_a_grower_is_asked_and_obeyed(settings, tiny_row, train_and_validation) -> None:
     """Told how far the run is and how it does; its factor is the optimizer's; what it changes costs at once."""
     told: list[tuple] = []
+    losses: list[float] = []
     costs: list[int] = []
 
     class Widening:
-        events, flops = [{"entries": ()}], 1000
+        events, start_widths, flops = [{"entries": ()}], {"0": 4}, 1000
 
         def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
             self.model, self.optimizer = model, optimizer
 
-        def after_step(self, done: float) -> bool:
-            told.append((done, self.optimizer.param_groups[0]["lr"]))
+        def after_step(self, done: float, loss: Tensor, num_samples: int) -> bool:
+            assert not loss.requires_grad
+            losses.append(loss.item())
+            told.append((done, num_samples, self.optimizer.param_groups[0]["lr"]))
             return False
 
-        def after_epoch(self, done: float, validation_loss: float) -> bool:
-            told.append((done, validation_loss))
+        def after_epoch(self, validation_loss: float) -> bool:
+            told.append((validation_loss,))
             split = train_and_validation[0]
             apply(self.model, Divide("0", (0, 1)), split.batch(torch.arange(8))[0], [self.optimizer])
             costs.append(count(self.model, torch.zeros(1, 3, 8, 8)).training)
@@ -282,14 +307,16 @@ def test_a_grower_is_asked_and_obeyed(settings, tiny_row, train_and_validation) 
     before = count(model, torch.zeros(1, 3, 8, 8)).training
     run = training.train(model, *train_and_validation, settings, seed=0, length=Length(steps=8), grower=Widening)
     rates = [training.learning_rate(settings, step, 1, 8) / 2 for step in range(8)]
-    steps = [((step + 1) / 8, rate) for step, rate in enumerate(rates)]
+    steps = [((step + 1) / 8, 16, rate) for step, rate in enumerate(rates)]
     assert told == [
         *steps[:6],
-        (6 / 8, run.epochs[0].validation_loss),
+        (run.epochs[0].validation_loss,),
         *steps[6:],
-        (1.0, run.epochs[1].validation_loss),
+        (run.epochs[1].validation_loss,),
     ]
-    assert run.events == Widening.events
+    of_epochs = [sum(losses[:6]) / 6, sum(losses[6:]) / 2]
+    assert of_epochs == pytest.approx([epoch.train_loss for epoch in run.epochs])
+    assert run.events == Widening.events and run.start_widths == Widening.start_widths
     assert before < costs[0]
     assert run.flops == 16 * (6 * before + 2 * costs[0]) + 1000
 
@@ -301,14 +328,14 @@ def test_a_grower_is_asked_and_obeyed(settings, tiny_row, train_and_validation) 
 def test_the_same_seed_gives_the_same_bits(settings, tiny_row, train_and_validation, arm: str, grows: bool) -> None:
     def once(seed: int) -> tuple[nn.Module, training.Run]:
         model = network(tiny_row, arm)
-        plan = growth(tiny_row, 2, 7) if grows else None
+        policy, length = growth(*after(9, 2, 7)) if grows else None, Length(steps=9)
         return model, training.train(
             model,
             *train_and_validation,
             settings,
             seed=seed,
-            length=Length(steps=9),
-            grower=grower(plan, train_and_validation[0]),
+            length=length,
+            grower=grower(policy, train_and_validation[0], length),
         )
 
     # Nothing comes from the global generator.
@@ -340,10 +367,10 @@ def test_an_ended_run_goes_on_with_the_same_bits(
                 raise Ended
 
         model = network(tiny_row, arm)
-        plan = growth(tiny_row, 2, 14) if grows else None
+        policy, length = growth(*after(27, 2, 14)) if grows else None, Length(steps=27)
         return model, training.train(
-            model, *train_and_validation, settings, seed=3, length=Length(steps=27),
-            grower=grower(plan, train_and_validation[0]), checkpoint=checkpoint, after_epoch=end,
+            model, *train_and_validation, settings, seed=3, length=length,
+            grower=grower(policy, train_and_validation[0], length), checkpoint=checkpoint, after_epoch=end,
         )  # fmt: skip
 
     seen: list[int] = []
@@ -378,8 +405,9 @@ def test_an_ended_run_that_was_stopped_early_stays_stopped(settings, tiny_row, t
 def test_every_arm_sees_the_same_batches(settings, tiny_row, train_and_validation, monkeypatch) -> None:
     real = task.Split.batch
 
-    def batches(arm: str, plan: Growth | None) -> list[Tensor]:
+    def batches(arm: str, policy: Policy | None) -> list[Tensor]:
         seen: list[Tensor] = []
+        length = Length(steps=14)
 
         def recording(self, rows, generator=None, flip=False):
             images, labels = real(self, rows, generator, flip)
@@ -390,12 +418,12 @@ def test_every_arm_sees_the_same_batches(settings, tiny_row, train_and_validatio
         with monkeypatch.context() as patch:
             patch.setattr(task.Split, "batch", recording)
             training.train(
-                network(tiny_row, arm), *train_and_validation, settings, seed=5, length=Length(steps=14),
-                grower=grower(plan, train_and_validation[0]),
+                network(tiny_row, arm), *train_and_validation, settings, seed=5, length=length,
+                grower=grower(policy, train_and_validation[0], length),
             )  # fmt: skip
         return seen
 
-    fixed, grown = batches("baseline", None), batches("start", growth(tiny_row, 2, 7))
+    fixed, grown = batches("baseline", None), batches("start", growth(*after(14, 2, 7)))
     assert len(fixed) == len(grown) == 14
     assert all(torch.equal(one, other) for one, other in zip(fixed, grown, strict=True))
     assert not torch.equal(fixed[0], fixed[6])

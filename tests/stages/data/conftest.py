@@ -30,7 +30,15 @@ def context(tiny_row: Row, execution: Execution, tmp_path: Path) -> Callable[[Da
     def make(data: Data) -> cli.Context:
         rows = {"row": replace(tiny_row, data=data)}
         return cli.Context(
-            Settings(scale="tiny", root=".", params_file="params.yaml", execution=execution, image_classification=rows),
+            Settings(
+                scale="tiny",
+                root=".",
+                params_file="params.yaml",
+                execution=execution,
+                image_classification=rows,
+                contest={},
+                ranking={},
+            ),
             tmp_path,
             "row",
         )
