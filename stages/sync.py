@@ -87,7 +87,7 @@ def _as_run(context: Context, stage: str) -> Context:
     """The context with the settings that the stage's results come from, which params.yaml may have left behind.
 
     Raises:
-        UserError: dvc.lock does not know these results.
+        UserError: dvc.lock does not know these results, or knows them under settings of an earlier version.
     """
     settings = context.settings
     params = context.root / settings.params_file
@@ -107,7 +107,13 @@ def _as_run(context: Context, stage: str) -> Context:
     for name in used:
         for key, value in stages[name]["params"][settings.params_file].items():
             _set(content, key.split("."), value)
-    return dataclasses.replace(context, settings=build(Settings, content, lock, ""))
+    try:
+        return dataclasses.replace(context, settings=build(Settings, content, lock, ""))
+    except SettingsError as error:
+        raise UserError(
+            f"{used[-1]} ran with settings of an earlier version ({error}); run "
+            f"`dvc repro {params.parent / 'dvc.yaml'}`"
+        ) from error
 
 
 def _set(content: dict[str, Any], place: list[str], value: Any) -> None:

@@ -127,6 +127,17 @@ def test_results_of_unknown_settings_are_not_logged(context: Context, synced) ->
     assert "sync: 2 logged, 0 were there already, 1 failed" in said
 
 
+def test_results_of_an_earlier_version_are_not_logged(context: Context, synced) -> None:
+    entries = lock(context)
+    params = entries["morphogenesis@strokes"]["params"]["params.yaml"]
+    del params["image_classification.strokes"]["dnm"]["trigger"]
+    write(context.root / "dvc.lock", {"schema": "2.0", "stages": entries})
+    code, said = synced()
+    assert code == 1
+    assert "morphogenesis strokes was not logged: morphogenesis@strokes ran with settings of an earlier version" in said
+    assert "run `dvc repro" in said
+
+
 def test_results_without_a_lock_are_not_logged(context: Context, synced) -> None:
     (context.root / "dvc.lock").unlink()
     code, said = synced()
