@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from dnm.cost import Cost, count
 from dnm.detect import bottleneck
 from dnm.detect.bottleneck import Figures
 from dnm.detect.estimates import Estimate
+from dnm.detect.new_gradient import new_gradients
 from dnm.detect.probe import Probe
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit
 from dnm.errors import DnmError
@@ -79,13 +79,13 @@ def candidates(
     """
     found = []
     for edit in _edits(model, graph, seen, inputs, policy, seed):
-        if any(fnmatchcase(place_of(edit), pattern) for pattern in policy.excluded):
+        if policy.excludes(place_of(edit)):
             continue
         fitted = _fitted(model, graph, edit, inputs, policy)
         if fitted is None:
             continue
         edit, after, tried = fitted
-        terms = Terms(type(edit).__name__, _growth(graph, edit, cost, after), {})
+        terms = Terms(type(edit).__name__, _growth(graph, edit), {})
         figures = _figures(measured, model, graph, edit)
         added = after.parameters - cost.parameters, after.training - cost.training
         found.append(Candidate(edit, place_of(edit), figures, terms, *added, tried))
@@ -93,6 +93,39 @@ def candidates(
     return [
         replace(item, terms=replace(item.terms, covariates=row)) for item, row in zip(found, rows, strict=True)
     ]  # fmt: skip
+
+
+def with_new_gradients(
+    found: Sequence[Candidate],
+    model: nn.Module,
+    graph: Graph,
+    loss: Callable[[], Tensor],
+    inputs: Tensor | tuple | dict,
+) -> list[Candidate]:
+    """The candidates with growth measured in gradient as well as in size.
+
+    An edit's growth becomes the geometric mean of the e-foldings that it adds to the network's size and of the share
+    that it adds to the gradient: a part of the network that the loss does not ask for counts little however large it
+    is, and one that it asks for counts even where it is small.
+
+    Args:
+        found: the candidates.
+        model: the model; left as found.
+        graph: its channel groups.
+        loss: computes the loss on the probe batch with `model`, as a mean over samples.
+        inputs: example inputs.
+    """
+    figures = new_gradients(model, graph, [item.edit for item in found], loss, inputs)
+    return [
+        item
+        if figure is None
+        else replace(
+            item,
+            figures={**item.figures, "new_gradient": figure},
+            terms=replace(item.terms, growth=math.sqrt(item.terms.growth * figure.value)),
+        )
+        for item, figure in zip(found, figures, strict=True)
+    ]
 
 
 def choose(
@@ -105,11 +138,12 @@ def choose(
     *,
     spent: int = 0,
 ) -> tuple[list[Candidate], list[Row], Cost]:
-    """Takes the candidate with the best net gain per FLOP that it costs, again and again, while one pays.
+    """Takes the best candidate, again and again, while one pays.
 
     Net gain is the predicted gain less the policy's caution times its standard error, less the price of seeing fewer
-    samples. What an edit costs is what it adds to each sample in what is left of the run, and what the look cost. Each
-    candidate is taken once.
+    samples. Where FLOPs have a price, the best is the one with the largest net gain, which has paid for them; where
+    they have none and only limits hold them, the one with the most gain per FLOP: what it adds to each sample in what
+    is left of the run, and what the look cost. Each candidate is taken once.
 
     Args:
         found: the candidates.
@@ -135,16 +169,17 @@ def choose(
         for number, item in enumerate(found):
             if number in taken or number in unfit:
                 continue
-            parameters, flops = now.parameters + item.added_parameters, now.training + item.added_flops
-            unit = outlook.unit(policy, parameters, flops / cost.training)
+            parameters, training = now.parameters + item.added_parameters, now.training + item.added_flops
+            unit = outlook.unit(policy, parameters, training / cost.training)
             gain = calibration.predict([item.terms], unit)
-            price = outlook.price(policy, parameters, now.training / cost.training, flops / cost.training)
+            price = outlook.price(policy, parameters, now.training / cost.training, training / cost.training)
             net = gain.value - policy.caution * gain.standard_error - price
-            reason = _over_limits(parameters, flops, policy)
+            reason = _over_limits(parameters, training, policy)
             if reason is None and net <= 0.0:
                 reason = "costs more than it gains in what is left of the run"
             rows[number] = _row(item, gain, price, reason or "other places gain more for what they cost")
-            score = net / (spent + max(1.0, item.added_flops * outlook.remaining_samples))
+            flops = spent + max(1.0, item.added_flops * outlook.remaining_samples)
+            score = net if outlook.priced else net / flops
             if reason is None and not full and (best is None or score > best[0]):
                 best = score, number
         if best is None:
@@ -201,22 +236,21 @@ def _edits(model: nn.Module, graph: Graph, seen: Probe, inputs, policy: Policy, 
         for group in graph.groups:
             if group.divisible:
                 found.append(_division(model, graph, seen, group.name, policy, seed))
-    places = _places(model, graph)
+    open_to = places(model, graph)
     if "AddResidual" in policy.operators:
-        found += [AddResidual(place.path, seed=seed) for place in places]
+        found += [AddResidual(place.path, seed=seed) for place in open_to]
     if "AddAttention" in policy.operators:
         found += [
             AddAttention(place.path, reduction=min(4, place.channels), seed=seed)
-            for place in places
-            if place.num_dimensions >= (3 if place.dimension == 1 else 4)
-            and not _gated(model.get_submodule(place.path))
+            for place in open_to
+            if place.num_dimensions >= (3 if place.dimension == 1 else 4) and not gated(model.get_submodule(place.path))
         ]
     if "Connect" in policy.operators:
         found += [edit for edit in possible(model, graph, inputs) if isinstance(edit, Connect)]
     return found
 
 
-def _places(model: nn.Module, graph: Graph) -> list[Place]:
+def places(model: nn.Module, graph: Graph) -> list[Place]:
     """One place per layer that makes channels: the last module behind it, where norm and activation are over.
 
     What edits have put into the model counts as one module: no branch is put into a branch.
@@ -233,7 +267,8 @@ def _places(model: nn.Module, graph: Graph) -> list[Place]:
     return list(last.values())
 
 
-def _gated(module: nn.Module) -> bool:
+def gated(module: nn.Module) -> bool:
+    """Whether a gate stands behind a layer."""
     while isinstance(module, (Residual, Gated)):
         if isinstance(module, Gated):
             return True
@@ -296,19 +331,19 @@ def cost_after(model: nn.Module, graph: Graph, edits: Sequence[Edit], inputs: Te
         return None
 
 
-def _growth(graph: Graph, edit: Edit, before: Cost, after: Cost) -> float:
+def _growth(graph: Graph, edit: Edit) -> float:
     """How much larger an edit makes a network: e-foldings of its size.
 
     All widths e-fold make a network of e^2 times the parameters; of that each group counts alike, whatever it costs:
     the last layers of a convolutional network have most parameters at the least cost, the first ones the reverse. So
     a group that is wide already gains less from the next unit, and a network's proportions stay as they were where
-    nothing speaks for others.
+    nothing speaks for others. An insertion is one layer more for as many as there are groups.
     """
+    groups = [group for group in graph.groups if group.divisible]
     if isinstance(edit, Divide):
-        groups = [group for group in graph.groups if group.divisible]
         width = graph.group(edit.group).width
         return 2.0 / len(groups) * math.log((width + len(edit.units)) / width)
-    return math.log(after.training / before.training)
+    return math.log(1.0 + 1.0 / max(1, len(groups)))
 
 
 def _figures(measured: Mapping[str, Figures], model: nn.Module, graph: Graph, edit: Edit) -> Figures:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dnm import forecast, journal, pruning, rollback
 from dnm.calibration import Calibration, Terms
-from dnm.choice import candidates, choose, cost_after, multiple_of, place_of
+from dnm.choice import candidates, choose, cost_after, multiple_of, place_of, with_new_gradients
 from dnm.cost import Cost, Flops, count
 from dnm.detect import bottleneck, probe
 from dnm.detect.estimates import Estimate
@@ -352,6 +352,9 @@ class Morphogenesis:
         found = candidates(self.model, graph, seen, measured, self.inputs, self._cost, self.policy, seed=self._seed())
         # Counted by formula: watching every operation of so many copies takes longer than running them.
         self.flops += sum(item.tried_flops for item in found)
+        if "gradient" in self.policy.theories:
+            with self._charged():
+                found = with_new_gradients(found, self.model, graph, self._loss, self.inputs)
         training = self._curves["training"]
         loss = training[-1][1] if training else seen.loss
         outlook = self._outlook(loss)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 from dnm.edits import FILLS
@@ -172,6 +173,10 @@ class Policy:
         if self.added_fraction is not None:
             return self.added_fraction
         return 0.5 if self.enable_aggressive_growth else 0.25
+
+    def excludes(self, place: str) -> bool:
+        """Whether a place is to stay as it is."""
+        return any(fnmatchcase(place, pattern) for pattern in self.excluded)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""

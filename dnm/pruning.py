@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +43,7 @@ def choose(
         multiple of units.
     """
     importance = {
-        name: changes
-        for name, changes in unit_importance(model, graph, loss).items()
-        if not any(fnmatchcase(name, pattern) for pattern in policy.excluded)
+        name: changes for name, changes in unit_importance(model, graph, loss).items() if not policy.excludes(name)
     }
     # Whole multiples of a group, cheapest units first, with their predicted rise of the loss.
     bundles: list[tuple[float, str, tuple[int, ...]]] = []

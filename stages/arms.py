@@ -31,12 +31,30 @@ def job(context: cli.Context, arm: str, seed: int, grown: dict[str, Any] | None 
     """The trial of an arm and seed; the controls of a grown network need its result, whose FLOPs they spend."""
     from stages.trial import Job
 
-    flops, widths = None, None
+    flops, widths, branches = None, None, None
     if grown is not None:
         flops = grown["figures"]["training_flops"]
-        widths = tuple(tuple(block) for block in grown["widths"]) if arm == "scratch" else None
+        if arm == "scratch":
+            widths, branches = shape_of(grown)
     execution, data = context.settings.execution, str(context.data)
-    return Job(context.row_name, context.row, execution, data, arm, seed, arm == "dnm", widths=widths, flops=flops)
+    return Job(
+        context.row_name,
+        context.row,
+        execution,
+        data,
+        arm,
+        seed,
+        arm == "dnm",
+        widths=widths,
+        branches=branches,
+        flops=flops,
+    )
+
+
+def shape_of(grown: dict[str, Any]) -> tuple[Any, Any]:
+    """Widths and branches of the network that a trial ended up with, as a job takes them."""
+    branches = tuple((operator, at, inner) for operator, at, inner in grown["branches"])
+    return tuple(tuple(block) for block in grown["widths"]), branches or None
 
 
 def run(
@@ -102,7 +120,10 @@ def write(context: cli.Context, stage: str, results: Sequence[dict[str, Any]], s
         [{"arm": r["arm"], "seed": r["seed"], **point} for r in results for point in r["curve"]],
         ("arm", "seed", *CURVE),
     )
-    grown = [{key: r[key] for key in ("arm", "seed", "start_widths", "widths", "journal", "events")} for r in results]
+    grown = [
+        {key: r[key] for key in ("arm", "seed", "start_widths", "widths", "branches", "journal", "events")}
+        for r in results
+    ]
     outputs.write_text(folder / f"{row}.journals.json", _lines(grown))
     outputs.write_json(folder / f"{row}.json", summary(results))
     write_machine(context, stage, results, started)

@@ -1,8 +1,9 @@
 """The honest contest: growing against fixed networks of several widths, every trial at the same counted FLOPs.
 
 On each seed `dnm` grows from the start network. `scratch` is the network that it ends up with, in that shape from its
-first step; `random` and `uniform` grow at the same times to the same numbers of parameters, in layers drawn at random
-or in all layers by one factor; `baseline` is the row's, and `x1.5` the start network with every layer so many times as
+first step; `random` and `uniform` grow at the same times to the same numbers of parameters, with as many branches of
+the same kinds: `random` with branches and wider layers at places drawn at random, `uniform` with the same branches and
+all layers wider by one factor; `baseline` is the row's, and `x1.5` the start network with every layer so many times as
 wide.
 """
 
@@ -66,15 +67,20 @@ def after(context: cli.Context, grown: dict[str, Any]) -> list[Job]:
     """The controls of a trial of `dnm`, whose sizes or shape they take over."""
     seed = grown["seed"]
     plan = tuple(
-        (event["position"], event["after"]["parameters"])
+        (event["position"], event["after"]["parameters"], inserted(event["entries"]))
         for event in grown["events"]
         if event["entries"] and event["status"] != "taken back" and event["kind"] == "growth"
     )
-    widths = tuple(tuple(block) for block in grown["widths"])
+    widths, branches = arms.shape_of(grown)
     return [
-        _job(context, "scratch", seed, widths=widths),
+        _job(context, "scratch", seed, widths=widths, branches=branches),
         *(_job(context, rule, seed, grown=True, plan=plan) for rule in RULES),
     ]
+
+
+def inserted(entries: list[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """Operators and places of an event's insertions."""
+    return tuple((entry["operator"], entry["at"]) for entry in entries if "at" in entry)
 
 
 def _job(context: cli.Context, arm: str, seed: int, **options: Any) -> Job:

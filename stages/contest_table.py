@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from stages import figures
 from stages.tables import markdown
 
 TITLES = {
@@ -93,12 +93,8 @@ def page(
 
 
 def figure(row: str, source: str, budgets: Mapping[str, Any]) -> bytes:
-    """Test accuracy over the budget, as SVG with the same bytes every time."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update({"svg.hashsalt": "dnm", "font.size": 9})
-    drawing = Figure(figsize=(6.4, 4.0), layout="constrained")
+    """Test accuracy over the budget, as SVG."""
+    drawing = figures.blank()
     axes = drawing.subplots()
     where = [float(budget) for budget in budgets]
     arms = dict.fromkeys(arm for found in budgets.values() for arm in found["arms"])
@@ -128,9 +124,7 @@ def figure(row: str, source: str, budgets: Mapping[str, Any]) -> bytes:
     axes.set(xlabel="training cost (PFLOP, counted)", ylabel="test accuracy (%)", title=f"{row}: {source}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    stream = io.BytesIO()
-    drawing.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+    return figures.svg(drawing)
 
 
 def _arm(found: Mapping[str, Any], arm: str) -> str:

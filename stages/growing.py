@@ -104,6 +104,7 @@ def policy_of(job: Job, data: splits.DataSet) -> Policy:
         morphogenesis_patience=dnm.morphogenesis_patience,
         max_morphogenesis_events=dnm.max_morphogenesis_events,
         enable_aggressive_growth=dnm.enable_aggressive_growth,
+        operators=dnm.operators,
         theories=dnm.theories,
         samples_per_parameter=dnm.samples_per_parameter,
         caution=dnm.caution,

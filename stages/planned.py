@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dnm import Divide, apply, count, replay, trace
+from dnm import AddAttention, AddResidual, Divide, Policy, apply, count, replay, trace
+from dnm.choice import cost_after, gated, places
 from dnm.cost import Flops
+from dnm.edits import Edit
+from dnm.graph import Graph
+from stages import branches
 from stages.data import splits
 from stages.tasks import image_classification as task
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 # Units come in these numbers, as DNM adds them: in eights to layers of at least sixteen, else in twos.
 WIDE, MANY, FEW = 16, 8, 2
+# Dimensions of a batch of maps, behind which alone a gate can stand.
+MAPS = 4
 
 
 def uniform_widths(
@@ -78,9 +84,11 @@ class PlannedGrower:
         model: made by `stages.tasks.image_classification.network`.
         optimizer: that trains it.
         inputs: example inputs.
-        plan: positions in the run, as fractions, and the number of parameters from then on.
+        plan: positions in the run, as fractions, the number of parameters from then on, and what is inserted then, as
+            pairs of operator and place.
         rule: "random" or "uniform".
-        parameters: of a network of such widths.
+        parameters: of a network of such widths and branches.
+        fill: of new units, as in `dnm.Divide`.
         rewarm: as in `dnm.Policy`.
         seed: of what is drawn.
     """
@@ -90,19 +98,20 @@ class PlannedGrower:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         inputs: torch.Tensor,
-        plan: Sequence[tuple[float, int]],
+        plan: Sequence[tuple[float, int, Sequence[tuple[str, str]]]],
         rule: str,
-        parameters: Callable[[Sequence[int]], int],
+        parameters: Callable[[Sequence[int], Sequence[branches.Branch]], int],
         *,
+        fill: str,
         rewarm: float,
         seed: int,
     ) -> None:
         self._model, self._optimizer, self._inputs = model, optimizer, inputs
         self._plan, self._rule, self._parameters = plan, rule, parameters
-        self._rewarm, self._seed = rewarm, seed
+        self._fill, self._rewarm, self._seed = fill, rewarm, seed
         self.events: list[dict[str, Any]] = []
         self.flops = 0
-        self.start_widths = self._widths()
+        self.start_widths = {group.name: group.width for group in self._graph().groups if group.divisible}
         self._steps = self._samples = 0
         self._done = 0.0
 
@@ -111,9 +120,9 @@ class PlannedGrower:
         self._steps += 1
         self._samples += num_samples
         before, self._done = self._done, done
-        due = [target for position, target in self._plan if before < position <= done]
+        due = [(target, inserts) for position, target, inserts in self._plan if before < position <= done]
         if due:
-            self._grow(max(due))
+            self._grow(max(target for target, _ in due), [insert for _, inserts in due for insert in inserts])
         return bool(due)
 
     def after_epoch(self, validation_loss: float) -> bool:
@@ -142,26 +151,42 @@ class PlannedGrower:
         (self._steps, self._samples), self._done = state["counts"], state["done"]
 
     def _widths(self) -> dict[str, int]:
-        return {group.name: group.width for group in trace(self._model, self._inputs).groups if group.divisible}
+        """Of the layers that the start network has."""
+        return {group.name: group.width for group in self._graph().groups if group.name in self.start_widths}
 
-    def _grow(self, target: int) -> None:
+    def _graph(self) -> Graph:
+        return trace(self._model, self._inputs)
+
+    def _grow(self, target: int, inserts: Sequence[tuple[str, str]]) -> None:
         before, spent = count(self._model, self._inputs), self.flops
         generator = torch.Generator().manual_seed(1000 * self._seed + len(self.events))
+        entries = []
+
+        def take(edit: Edit) -> None:
+            with self._charged():
+                entries.append(apply(self._model, edit, self._inputs, [self._optimizer]).entry)
+
+        for operator, at in inserts:
+            edit = self._insertion(operator, at, target, generator)
+            if edit is not None:
+                take(edit)
         with self._charged():
             now = self._widths()
+        own = branches.branches_of(self._model)
+
+        def parameters(widths: Sequence[int]) -> int:
+            return self._parameters(widths, own)
+
         if self._rule == "uniform":
-            wanted = uniform_widths(list(self.start_widths.values()), list(now.values()), self._parameters, target)
+            wanted = uniform_widths(list(self.start_widths.values()), list(now.values()), parameters, target)
         else:
-            wanted = random_widths(list(now.values()), self._parameters, target, generator)
-        entries = []
+            wanted = random_widths(list(now.values()), parameters, target, generator)
         for (name, width), new in zip(now.items(), wanted, strict=True):
             # A division gives each unit one twin at most.
             while width < new:
                 added = min(width, new - width)
                 units = tuple(torch.randperm(width, generator=generator)[:added].tolist())
-                edit = Divide(name, units, seed=self._seed + self._steps)
-                with self._charged():
-                    entries.append(apply(self._model, edit, self._inputs, [self._optimizer]).entry)
+                take(Divide(name, units, fill=self._fill, seed=self._seed + self._steps))
                 width += added
         self.events.append(
             {
@@ -177,6 +202,31 @@ class PlannedGrower:
                 "status": "kept" if entries else "no edit",
             }
         )
+
+    def _insertion(self, operator: str, at: str, target: int, generator: torch.Generator) -> Edit | None:
+        """The branch at the plan's place, or by the random rule at one of those that leave the target in reach."""
+
+        def made(path: str, channels: int) -> Edit:
+            if operator == "AddAttention":
+                return AddAttention(path, reduction=min(4, channels), seed=self._seed + self._steps)
+            return AddResidual(path, seed=self._seed + self._steps)
+
+        with self._charged():
+            graph = self._graph()
+        open_to = {
+            place.path: made(place.path, place.channels)
+            for place in places(self._model, graph)
+            if operator == "AddResidual"
+            or (place.num_dimensions == MAPS and not gated(self._model.get_submodule(place.path)))
+        }
+        if self._rule == "uniform":
+            return open_to[at]
+        for number in torch.randperm(len(open_to), generator=generator).tolist():
+            edit = list(open_to.values())[number]
+            after = cost_after(self._model, graph, [edit], self._inputs)
+            if after is not None and after.parameters <= target:
+                return edit
+        return None
 
     @contextlib.contextmanager
     def _charged(self) -> Iterator[None]:
@@ -195,16 +245,25 @@ def grower_of(
     blocks = [len(block) for block in job.settings.networks.start]
     plan = job.plan or ()
 
-    def parameters(widths: Sequence[int]) -> int:
+    def parameters(widths: Sequence[int], own: Sequence[branches.Branch]) -> int:
         rest = iter(widths)
         network = task.network(
             tuple(tuple(next(rest) for _ in range(size)) for size in blocks), channels, classes, torch.Generator()
         )
+        branches.put_in(network, own, probe[:1], 0)
         return sum(parameter.numel() for parameter in network.parameters())
 
     def make(model: nn.Module, optimizer: torch.optim.Optimizer) -> PlannedGrower:
         return PlannedGrower(
-            model, optimizer, probe, plan, job.arm, parameters, rewarm=job.settings.dnm.rewarm, seed=job.seed
+            model,
+            optimizer,
+            probe,
+            plan,
+            job.arm,
+            parameters,
+            fill=Policy().fill,
+            rewarm=job.settings.dnm.rewarm,
+            seed=job.seed,
         )
 
     return make

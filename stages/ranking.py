@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "seed", "moment", "operator", "place", "units", "growth", "added_parameters", "added_flops", "gradient_norm",
+    "new_gradient",
 )  # fmt: skip
 
 

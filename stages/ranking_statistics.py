@@ -22,6 +22,7 @@ TITLES = {
     "ranks": "growth x sum of the theories' ranks",
     "short": "trial training: what the first steps of another continuation gained",
     "parameters": "added parameters",
+    "new_gradient": "gradient of the new weights alone",
     "gradient_norm": "gradient norm of the place",
     "uniform": "all places alike: no order",
 }
@@ -123,6 +124,7 @@ def _predictions(name: str, states: Sequence[Mapping[str, Any]], theories: Seque
         ),
         "short": lambda state: np.array([item["short_gains"][0] for item in state["candidates"]]),
         "parameters": lambda state: _figures(state, "added_parameters"),
+        "new_gradient": lambda state: _figures(state, "new_gradient"),
         "gradient_norm": lambda state: _figures(state, "gradient_norm"),
         "uniform": lambda state: np.zeros(len(state["candidates"])),
     }  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dnm import Policy, apply, count, trace
-from dnm.choice import Candidate, candidates
+from dnm.choice import Candidate, candidates, with_new_gradients
 from dnm.detect import bottleneck, probe
 from dnm.policy import OPERATORS, THEORIES
 from stages import training, trial
@@ -49,9 +49,9 @@ def run(job: Job) -> dict[str, Any]:
     Returns:
         Plain values: `arm` and `seed` of the job; `samples` seen, `loss` (training, nats) and `parameters` at the
         state; `plain`, validation losses without an edit by continuation; `candidates`, each with `operator`, `place`,
-        `units` (of a division), `covariates`, `growth`, `added_parameters`, `added_flops`, `gradient_norm` (None where
-        it has none), `gains` (validation loss without the edit minus with it, nats, by continuation) and
-        `short_gains` (the same of the training loss over the first steps); and `machine`.
+        `units` (of a division), `covariates`, `growth`, `added_parameters`, `added_flops`, `gradient_norm` and
+        `new_gradient` (None where it has none), `gains` (validation loss without the edit minus with it, nats, by
+        continuation) and `short_gains` (the same of the training loss over the first steps); and `machine`.
     """
     started = time.perf_counter()
     trial.settle(job.execution)
@@ -103,7 +103,8 @@ def run(job: Job) -> dict[str, Any]:
                 "growth": float(f"{item.terms.growth:.6g}"),
                 "added_parameters": item.added_parameters,
                 "added_flops": item.added_flops,
-                "gradient_norm": _gradient_norm(item),
+                "gradient_norm": _figure(item, "gradient_norm"),
+                "new_gradient": _figure(item, "new_gradient"),
                 "gains": gains[place],
                 "short_gains": short_gains[place],
             }
@@ -153,22 +154,31 @@ def _train(
 
 def _candidates(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, job: Job) -> list[Candidate]:
     """Every edit of every operator and size, with covariates over all of them."""
-    seen = probe.look(model, lambda: task.loss(model(inputs), labels), seed=job.seed)
+
+    def loss() -> torch.Tensor:
+        return task.loss(model(inputs), labels)
+
+    seen = probe.look(model, loss, seed=job.seed)
     measured = bottleneck.measure(seen, THEORIES, labels)
     graph, cost = trace(model, inputs), count(model, inputs)
+
+    def looked_at(policy: Policy) -> list[Candidate]:
+        found = candidates(model, graph, seen, measured, inputs, cost, policy, seed=job.seed)
+        return with_new_gradients(found, model, graph, loss, inputs)
+
     found: list[Candidate] = []
     for size in SIZES:
         policy = Policy(operators=("Divide",), added_fraction=size, seed=job.seed)
-        found += candidates(model, graph, seen, measured, inputs, cost, policy, seed=job.seed)
+        found += looked_at(policy)
     others = tuple(name for name in OPERATORS if name != "Divide")
     policy = Policy(operators=others, seed=job.seed)
-    found += candidates(model, graph, seen, measured, inputs, cost, policy, seed=job.seed)
+    found += looked_at(policy)
     rows = bottleneck.covariates([item.figures for item in found], THEORIES)
     return [
         replace(item, terms=replace(item.terms, covariates=row)) for item, row in zip(found, rows, strict=True)
     ]  # fmt: skip
 
 
-def _gradient_norm(item: Candidate) -> float | None:
-    figure = item.figures.get("gradient_norm")
+def _figure(item: Candidate, name: str) -> float | None:
+    figure = item.figures.get(name)
     return None if figure is None else float(f"{figure.value:.6g}")

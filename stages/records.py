@@ -26,15 +26,18 @@ CODE = (
 )
 GROWN = "stages/growing.py"
 PLANNED = "stages/planned.py"
+BRANCHED = "stages/branches.py"
 RANKED = "stages/ranking_trial.py"
 # Settings that say how a row is shown or how many trials there are, not what a trial computes.
 NOT_COMPUTED = ("documented_row", "protocol", "as_documented", "seeds", "data")
 
 
 def grower_of(job: Job) -> str | None:
-    """The file by which a trial's network grows; None where it does not."""
+    """The file by which a trial's network grows, or is built with branches; None where neither is so."""
     if hasattr(job, "moment"):
         return RANKED
+    if job.branches:
+        return BRANCHED
     return PLANNED if job.plan is not None else GROWN if job.grown else None
 
 
@@ -45,7 +48,11 @@ def code_files(root: Path, grower: str | None) -> set[Path]:
     """
     entries = [root / entry for entry in CODE]
     files = {file for entry in entries for file in (entry.rglob("*.py") if entry.is_dir() else [entry])}
-    return files | {root / grower, *imported(root, root / grower, "dnm")} if grower else files
+    if not grower:
+        return files
+    # Whatever grows can have branches in the end, which are then named.
+    scripts = {root / grower, root / BRANCHED}
+    return files.union(scripts, *(imported(root, script, "dnm") for script in scripts))
 
 
 def code_hash(root: Path, grower: str | None) -> str:

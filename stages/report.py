@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from stages import cli, outputs, tracking
+from stages import cli, figures, outputs, tracking
 from stages.statistics import ARMS
 
 COLOURS = {"baseline": "tab:gray", "start": "tab:blue", "dnm": "tab:red", "scratch": "tab:green"}
@@ -94,21 +94,15 @@ def _setup(context: cli.Context, document) -> list[dict[str, Any]]:
 
 
 def _curves(context: cli.Context, row: str, source: str) -> list[dict[str, Any]]:
-    """Draws validation accuracy over counted training FLOPs, as SVG with the same bytes every time.
+    """Draws validation accuracy over counted training FLOPs.
 
     Returns:
         The mean curves of the arms, one mapping a point, for `dvc plots`.
     """
-    import io
-
-    import matplotlib
     import numpy as np
-    from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update({"svg.hashsalt": "dnm", "font.size": 9})
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
+    drawing = figures.blank()
+    axes = drawing.subplots()
     means = []
     for arm, colour in COLOURS.items():
         runs = _costs_and_accuracies(context, row, arm)
@@ -125,9 +119,7 @@ def _curves(context: cli.Context, row: str, source: str) -> list[dict[str, Any]]
     axes.set(xlabel="training cost (GFLOP, counted)", ylabel="validation accuracy (%)", title=f"{row}: {source}")
     axes.grid(alpha=0.3)
     axes.legend(title="mean of the seeds")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    outputs.write_bytes(context.metrics / "figures" / f"image_classification-{row}.svg", stream.getvalue())
+    outputs.write_bytes(context.metrics / "figures" / f"image_classification-{row}.svg", figures.svg(drawing))
     return means
 
 
@@ -142,7 +134,7 @@ def _timeline(context: cli.Context, row: str) -> None:
     curve = [line for line in lines if line["arm"] == "dnm" and line["seed"] == "0"]
     batch_size = context.settings.image_classification[row].training.batch_size
     drawing = timelines.figure(grown, curve, batch_size)
-    outputs.write_bytes(context.metrics / "figures" / f"timeline-{row}.svg", timelines.svg(drawing))
+    outputs.write_bytes(context.metrics / "figures" / f"timeline-{row}.svg", figures.svg(drawing))
 
 
 def _costs_and_accuracies(context: cli.Context, row: str, arm: str) -> list[tuple[list[float], list[float]]]:

@@ -202,6 +202,7 @@ def _check_dnm(where: str, dnm: Dnm) -> None:
     )
     _demand(0.0 < dnm.grace < 1.0, f"{where}.grace is {dnm.grace}", "a fraction strictly between 0 and 1")
     _demand(dnm.prune_at < 1.0, f"{where}.prune_at is {dnm.prune_at}", "less than 1, or 0 for never")
+    _demand_each_once(f"{where}.operators", dnm.operators)
     _demand_each_once(f"{where}.theories", dnm.theories)
 
 

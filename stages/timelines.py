@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+
+from stages import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,21 +23,19 @@ def figure(grown: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], batch_s
         curve: one mapping an epoch, with `step` and losses.
         batch_size: samples a step.
     """
-    import matplotlib
-
     from dnm.timeline import timeline
 
-    matplotlib.rcParams.update({"svg.hashsalt": "dnm", "font.size": 9})
+    figures.settle()
     losses = {
         kind: [(batch_size * float(point["step"]), float(point[f"{name}_loss"])) for point in curve]
         for kind, name in (("training", "train"), ("validation", "validation"))
     }
     events = cast("list[Event]", [SimpleNamespace(**event) for event in grown["events"]])
-    return timeline(grown["start_widths"], events, losses)
+    # Files have their keys sorted as text.
+    start = dict(sorted(grown["start_widths"].items(), key=lambda item: _natural(item[0])))
+    return timeline(start, events, losses)
 
 
-def svg(drawing: Figure) -> bytes:
-    """A figure with the same bytes every time."""
-    stream = io.BytesIO()
-    drawing.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+def _natural(name: str) -> list[tuple[int, str]]:
+    """By which names are sorted with the numbers in them as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -30,9 +30,10 @@ class Job:
         arm: name of the arm.
         seed: seed of weights, data order and augmentation.
         grown: whether the network changes while it is trained.
-        plan: of a control of where it does: positions in the run and the number of parameters from then on; the arm is
-            the rule, see `stages.planned`.
+        plan: of a control of where it does: positions in the run, the number of parameters from then on, and what is
+            inserted then, as pairs of operator and place; the arm is the rule, see `stages.planned`.
         widths: architecture; None takes the arm's own from the settings.
+        branches: that the network has besides, see `stages.branches`.
         flops: training FLOPs to spend; None trains for the epochs of the settings.
         checkpoint: file from which an unfinished trial goes on; empty starts from nothing and keeps nothing.
     """
@@ -44,8 +45,9 @@ class Job:
     arm: str
     seed: int
     grown: bool = False
-    plan: tuple[tuple[float, int], ...] | None = None
+    plan: tuple[tuple[float, int, tuple[tuple[str, str], ...]], ...] | None = None
     widths: task.Widths | None = None
+    branches: tuple[tuple[str, str, int], ...] | None = None
     flops: int | None = None
     checkpoint: str = ""
 
@@ -55,7 +57,8 @@ def run(job: Job) -> dict[str, Any]:
 
     Returns:
         Plain values: `figures` (flat), `curve` (one mapping an epoch), `events`, `journal` (of the edits that the
-        network has), `start_widths` (by group), `widths`, and `machine`, which alone differs from run to run.
+        network has), `start_widths` (by group), `widths`, `branches`, and `machine`, which alone differs from run to
+        run.
     """
     started = time.perf_counter()
     settle(job.execution)
@@ -104,6 +107,7 @@ def run(job: Job) -> dict[str, Any]:
         "journal": [entry for event in trained.events for entry in event["entries"] if event["status"] != "taken back"],
         "start_widths": trained.start_widths,
         "widths": [list(block) for block in task.widths_of(model)],
+        "branches": [list(branch) for branch in _branches(job, model)],
         "machine": {"seconds": time.perf_counter() - started},
     }
 
@@ -147,4 +151,19 @@ def model_of(job: Job, data: splits.DataSet) -> nn.Sequential:
     networks = job.settings.networks
     widths = job.widths or (networks.baseline if job.arm == "baseline" else networks.start)
     generator = torch.Generator().manual_seed(job.seed)
-    return task.network(widths, data.train.images.shape[3], len(data.class_names), generator)
+    model = task.network(widths, data.train.images.shape[3], len(data.class_names), generator)
+    if job.branches:
+        from stages import branches
+
+        height, width, channels = data.train.images.shape[1:]
+        branches.put_in(model, job.branches, torch.zeros(1, channels, height, width), job.seed)
+    return model
+
+
+def _branches(job: Job, model: nn.Sequential) -> list[tuple[str, str, int]]:
+    """Of a network that grew, or was built with some: all others run without the library's operators."""
+    if not job.grown and not job.branches:
+        return []
+    from stages import branches
+
+    return branches.branches_of(model)

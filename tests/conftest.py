@@ -56,9 +56,9 @@ def tiny_row() -> Row:
         ),
         dnm=Dnm(
             trigger="scheduled", event_times=(0.2, 0.5), max_morphogenesis_events=2, enable_aggressive_growth=False,
-            theories=("expressivity", "gradient"), samples_per_parameter=1e-3, caution=0.0, grace=0.2, rollback=True,
-            rewarm=0.0, prune_at=0.0, prune_tolerance=0.0, bottleneck_threshold=0.0, morphogenesis_patience=2,
-            max_parameters=1.15, max_training_flops=1.15, probe_size=32,
+            operators=("Divide",), theories=("expressivity", "gradient"), samples_per_parameter=1e-3, caution=0.0,
+            grace=0.2, rollback=True, rewarm=0.0, prune_at=0.0, prune_tolerance=0.0, bottleneck_threshold=0.0,
+            morphogenesis_patience=2, max_parameters=1.15, max_training_flops=1.15, probe_size=32,
         ),
     )  # fmt: skip
 

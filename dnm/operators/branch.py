@@ -39,9 +39,14 @@ class _Wrapper(nn.Module):
 class Residual(_Wrapper):
     """x + F(x), where x is what a layer returns."""
 
-    def __init__(self, layer: nn.Module, branch: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, branch: nn.Sequential) -> None:
         super().__init__(layer)
         self.branch = branch
+
+    @property
+    def inner(self) -> int:
+        """Width of the branch between its two layers."""
+        return layers.get(self.branch, "0.weight").shape[0]
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         """The layer's output plus what the branch makes of it."""
@@ -57,6 +62,11 @@ class Gated(_Wrapper):
         self.squeeze = nn.Linear(channels, inner)
         self.excite = nn.Linear(inner, channels)
         self.dimension = dimension
+
+    @property
+    def inner(self) -> int:
+        """Width of the gate between its two layers."""
+        return self.squeeze.out_features
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         """The layer's output, each channel times its gate."""
@@ -94,20 +104,10 @@ def carry_out(
 ) -> Callable[[], None]:
     """Wraps the layer; returns what takes the wrapper away again."""
     layer = model.get_submodule(edit.at)
-    channels, dimension = plan["channels"], plan["dimension"]
-    with insert.aside():
-        if isinstance(edit, AddAttention):
-            wrapper = Gated(layer, channels, max(1, channels // edit.reduction), dimension)
-            new: list[nn.Module] = [wrapper.squeeze, wrapper.excite]
-            last = wrapper.excite.weight
-        else:
-            branch = _branch(edit.width or channels, channels, dimension, plan["num_dimensions"])
-            wrapper, last = Residual(layer, branch), branch[-1].weight
-            new = [branch]
-    for number, module in enumerate(new):
-        insert.draw(module, edit.seed + number)
-    with torch.no_grad():
-        last.zero_()  # pyright: ignore[reportCallIssue]
+    channels = plan["channels"]
+    gate = isinstance(edit, AddAttention)
+    inner = max(1, channels // edit.reduction) if gate else edit.width or channels
+    wrapper, new = wrapped(layer, edit, plan, inner, seed=edit.seed)
     near = layers.get(model, plan["near"])
     for module in new:
         module.to(near.device, near.dtype).train(layer.training)
@@ -122,6 +122,27 @@ def carry_out(
             lambda: insert.exchange(model, layer, wrapper),
         ]
     )
+
+
+def wrapped(
+    layer: nn.Module, edit: AddResidual | AddAttention, plan: dict[str, Any], inner: int, *, seed: int
+) -> tuple[Residual | Gated, list[nn.Module]]:
+    """The layer with a branch of a given inner width behind it, which is the identity, and the modules that are new."""
+    channels, dimension = plan["channels"], plan["dimension"]
+    with insert.aside():
+        if isinstance(edit, AddAttention):
+            wrapper = Gated(layer, channels, inner, dimension)
+            new: list[nn.Module] = [wrapper.squeeze, wrapper.excite]
+            last = wrapper.excite.weight
+        else:
+            branch = _branch(inner, channels, dimension, plan["num_dimensions"])
+            wrapper, last = Residual(layer, branch), branch[-1].weight
+            new = [branch]
+    for number, module in enumerate(new):
+        insert.draw(module, seed + number)
+    with torch.no_grad():
+        last.zero_()  # pyright: ignore[reportCallIssue]
+    return wrapper, new
 
 
 def _branch(inner: int, channels: int, dimension: int, num_dimensions: int) -> nn.Sequential:

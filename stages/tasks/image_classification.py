@@ -44,9 +44,13 @@ def network(widths: Widths, channels: int, classes: int, generator: torch.Genera
 
 
 def widths_of(model: nn.Sequential) -> Widths:
-    """The widths from which `network` builds this architecture."""
+    """The widths from which `network` builds this architecture, but for branches that growth put in."""
     blocks: list[list[int]] = [[]]
-    for layer in model:
+    for child in model:
+        layer: object = child
+        # A branch wraps the layer that it stands behind.
+        while hasattr(layer, "layer"):
+            layer = getattr(layer, "layer")  # noqa: B009
         if isinstance(layer, nn.MaxPool2d):
             blocks.append([])
         elif isinstance(layer, nn.Conv2d):

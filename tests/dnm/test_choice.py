@@ -13,10 +13,11 @@ from torch import nn
 
 from dnm import AddAttention, AddResidual, Connect, Divide, apply, count, trace
 from dnm.calibration import Calibration, Terms
-from dnm.choice import Candidate, candidates, choose, cost_after
+from dnm.choice import Candidate, candidates, choose, cost_after, with_new_gradients
 from dnm.cost import Cost
 from dnm.detect import probe
 from dnm.detect.estimates import Estimate
+from dnm.detect.new_gradient import new_gradients
 from dnm.edits import Edit
 from dnm.events import Row
 from dnm.policy import OPERATORS, Outlook, Policy
@@ -88,11 +89,27 @@ def test_how_much_larger_a_candidate_makes_the_network() -> None:
     # Every width twice as large is four times the weights, whatever each of the layers costs.
     divisions = [item.terms.growth for item in items if isinstance(item.edit, Divide)]
     assert divisions == pytest.approx([math.log(4.0) / 3.0] * 3)
-    model, inputs, _ = model_and_batch()
-    before = count(model, inputs).training
-    for item in items:
-        if not isinstance(item.edit, Divide):
-            assert item.terms.growth == pytest.approx(math.log(1.0 + item.added_flops / before))
+    # Behind three layers of units a branch is a fourth.
+    insertions = [item.terms.growth for item in items if not isinstance(item.edit, Divide)]
+    assert insertions == pytest.approx([math.log(4.0 / 3.0)] * len(insertions))
+
+
+def test_growth_is_measured_in_gradient_as_well() -> None:
+    model, inputs, labels = model_and_batch()
+    items = found(Policy(operators=OPERATORS, theories=()), model)
+
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(model(inputs), labels)
+
+    edits, graph = [item.edit for item in items], trace(model, inputs)
+    measured = new_gradients(model, graph, edits, loss, inputs)
+    for old, new, figure in zip(items, with_new_gradients(items, model, graph, loss, inputs), measured, strict=True):
+        # A connection within a group that is drawn on no more has none.
+        if figure is None:
+            assert new == old
+            continue
+        assert new.figures == {**old.figures, "new_gradient": figure}
+        assert new.terms == replace(old.terms, growth=pytest.approx(math.sqrt(old.terms.growth * figure.value)))
 
 
 def test_sizes_of_divisions() -> None:
@@ -154,14 +171,27 @@ def chosen(
     return [item.place for item in taken], {row.place: row for row in rows}
 
 
-def test_the_most_gain_per_cost_comes_first() -> None:
+def test_where_flops_have_a_price_the_largest_net_gain_comes_first() -> None:
+    items = [candidate("dear", 0.30, 100, 300), candidate("cheap", 0.05, 100, 0), candidate("none", 0.0, 100, 0)]
+    assert chosen(items, Policy())[0] == ["dear"]
+    taken, rows = chosen(items, Policy(max_edits_per_event=3))
+    assert taken == ["dear", "cheap"] and "costs more than it gains" in rows["none"].reason
+    net = {name: row.gain.value - row.price for name, row in rows.items()}
+    assert net["dear"] > net["cheap"] > 0.0
+    # Of two alike the one that costs less.
+    items = [candidate("more", 0.1, 100, 151), candidate("less", 0.1, 100, 150)]
+    assert chosen(items, Policy())[0] == ["less"]
+
+
+def test_where_they_have_none_the_most_gain_per_flop_comes_first() -> None:
     items = [candidate("dear", 0.10, 100, 900), candidate("cheap", 0.05, 100, 150), candidate("same", 0.05, 100, 151)]
-    assert chosen(items, Policy())[0] == ["cheap"]
-    assert chosen(items, Policy(max_edits_per_event=2))[0] == ["cheap", "same"]
+    free = replace(OUTLOOK, priced=False)
+    assert chosen(items, Policy(), free)[0] == ["cheap"]
+    assert chosen(items, Policy(max_edits_per_event=2), free)[0] == ["cheap", "same"]
     # Where looking costs much, a trifle is not worth it however cheap it is.
     items = [candidate("trifle", 1e-5, 1, 0), candidate("real", 0.1, 100, 300)]
-    assert chosen(items, Policy())[0] == ["trifle"]
-    assert chosen(items, Policy(), spent=10**7)[0] == ["real"]
+    assert chosen(items, Policy(), free)[0] == ["trifle"]
+    assert chosen(items, Policy(), free, spent=10**7)[0] == ["real"]
 
 
 def test_no_edit_wins_where_little_is_left() -> None:

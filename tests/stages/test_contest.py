@@ -51,7 +51,14 @@ def test_who_takes_part(context: cli.Context) -> None:
 
 def event(position: float, parameters: int, **changes: Any) -> dict[str, Any]:
     after = {"parameters": parameters}
-    return {"kind": "growth", "status": "kept", "entries": ["an edit"], "position": position, "after": after, **changes}
+    return {
+        "kind": "growth",
+        "status": "kept",
+        "entries": [{"operator": "Divide"}],
+        "position": position,
+        "after": after,
+        **changes,
+    }
 
 
 def test_controls_take_over_what_dnm_kept(context: cli.Context) -> None:
@@ -59,13 +66,15 @@ def test_controls_take_over_what_dnm_kept(context: cli.Context) -> None:
         event(0.1, 500),
         event(0.2, 700, status="taken back"),
         event(0.3, 500, entries=[], status="no edit"),
-        event(0.4, 900, status="watched"),
+        event(0.4, 900, status="watched", entries=[{"operator": "AddResidual", "at": "9"}, {"operator": "Divide"}]),
         event(0.5, 800, kind="pruning"),
     ]
-    scratch, *rules = contest.after(context, {"seed": 1, "events": events, "widths": [[5], [6, 7]]})
+    grown = {"seed": 1, "events": events, "widths": [[5], [6, 7]], "branches": [["AddResidual", "9", 3]]}
+    scratch, *rules = contest.after(context, grown)
     assert (scratch.arm, scratch.seed, scratch.widths, scratch.grown) == ("scratch", 1, ((5,), (6, 7)), False)
+    assert scratch.branches == (("AddResidual", "9", 3),)
     assert [(job.arm, job.plan, job.grown) for job in rules] == [
-        (rule, ((0.1, 500), (0.4, 900)), True) for rule in ("random", "uniform")
+        (rule, ((0.1, 500, ()), (0.4, 900, (("AddResidual", "9"),))), True) for rule in ("random", "uniform")
     ]
     assert {job.flops for job in (scratch, *rules)} == {200_000_000}
 

@@ -293,6 +293,7 @@ def extreme_rows(draw: st.DrawFn) -> dict[str, Any]:
             "morphogenesis_patience": draw(st.sampled_from([1, 1_000_000])),
             "max_morphogenesis_events": draw(st.sampled_from([1, 1000])),
             "enable_aggressive_growth": draw(st.booleans()),
+            "operators": draw(st.lists(st.sampled_from(("Divide", "AddResidual", "AddAttention")), unique=True)),
             "theories": draw(st.lists(st.sampled_from(THEORIES), unique=True)),
             "samples_per_parameter": draw(st.sampled_from([1e-9, 4, 1e9])),
             "caution": draw(st.sampled_from([0, 1, 1e9])),

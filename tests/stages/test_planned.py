@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from dnm import count
+from dnm import Policy, count
 from stages import planned, trial
 from stages.tasks import image_classification as task
 
@@ -65,30 +65,49 @@ def test_random_comes_near_the_target_in_layers_that_differ_by_seed() -> None:
     assert planned.random_widths(start, parameters, 0, torch.Generator()) == start
 
 
-PLAN = ((0.2, 1500), (0.5, 4000))
+PLAN = ((0.2, 1500, ()), (0.5, 4000, (("AddResidual", "9"), ("AddAttention", "3"))))
 
 
 @pytest.mark.parametrize("rule", ["random", "uniform"])
 def test_a_trial_grows_by_its_plan(rule: str, make_job: Callable) -> None:
-    job = make_job(rule, 1, grown=True, plan=PLAN, flops=50_000_000)
+    job = make_job(rule, 1, grown=True, plan=PLAN, flops=100_000_000)
     result = trial.run(job)
     events = result["events"]
     assert [event["position"] for event in events] == pytest.approx([0.2, 0.5], abs=0.05)
-    for event, (_, target) in zip(events, PLAN, strict=True):
+    for event, (_, target, inserts) in zip(events, PLAN, strict=True):
         assert abs(event["after"]["parameters"] - target) < 0.25 * target
+        inserted = [(entry["operator"], entry["at"]) for entry in event["entries"] if "at" in entry]
+        assert [operator for operator, _ in inserted] == [operator for operator, _ in inserts]
+        assert rule == "random" or inserted == list(inserts)
+        fills = {entry["fill"] for entry in event["entries"] if entry["operator"] == "Divide"}
+        assert fills == {Policy().fill}
     assert result["figures"]["parameters"] == events[-1]["after"]["parameters"]
     assert [width for block in result["widths"] for width in block] == list(events[-1]["widths"].values())
-    assert result["figures"]["training_flops"] <= 50_000_000
+    assert result["figures"]["training_flops"] <= 100_000_000
     assert result["journal"] == [entry for event in events for entry in event["entries"]]
     again = trial.run(job)
     assert {**again, "machine": {}} == {**result, "machine": {}}
-    assert trial.run(dataclasses.replace(job, plan=((0.2, 1),)))["journal"] == []
+    assert trial.run(dataclasses.replace(job, plan=((0.2, 1, ()),)))["journal"] == []
+
+
+def test_random_branches_stand_elsewhere_and_leave_the_target_in_reach(make_job: Callable) -> None:
+    job = make_job("random", 1, grown=True, plan=((0.1, 4000, (("AddResidual", "9"),)),), flops=20_000_000)
+    places = set()
+    for seed in range(6):
+        result = trial.run(dataclasses.replace(job, seed=seed))
+        ((_, at, _),) = result["branches"]
+        places.add(at)
+        assert result["figures"]["parameters"] < 1.25 * 4000
+    assert len(places) > 1
+    # None fits.
+    result = trial.run(dataclasses.replace(job, plan=((0.1, 1, (("AddResidual", "9"),)),)))
+    assert result["branches"] == [] and result["journal"] == []
 
 
 def test_an_ended_trial_goes_on_with_the_same_bits(make_job: Callable, tmp_path, monkeypatch) -> None:
     from stages import training
 
-    job = make_job("random", 1, grown=True, plan=PLAN, flops=50_000_000)
+    job = make_job("random", 1, grown=True, plan=PLAN, flops=100_000_000)
     whole = trial.run(job)
     keep, kept = training._keep, 0
 
@@ -111,7 +130,15 @@ def test_the_learning_rate_rises_again_as_with_the_engine() -> None:
     model = task.network(((4,), (6, 6)), CHANNELS, CLASSES, torch.Generator())
     optimizer = torch.optim.AdamW(model.parameters())
     grower = planned.PlannedGrower(
-        model, optimizer, torch.zeros(4, 3, 8, 8), [(0.3, 2000)], "uniform", parameters, rewarm=0.2, seed=0
+        model,
+        optimizer,
+        torch.zeros(4, 3, 8, 8),
+        [(0.3, 2000, ())],
+        "uniform",
+        lambda widths, own: parameters(widths),
+        fill="zero",
+        rewarm=0.2,
+        seed=0,
     )
     factors = []
     for step in range(1, 11):

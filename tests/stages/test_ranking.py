@@ -35,6 +35,7 @@ def made_up(num_states: int = 4, num: int = 20, noise: float = 0.0, seed: int = 
                     "added_parameters": int(random.integers(1, 1000)),
                     "added_flops": int(random.integers(1, 1000)),
                     "gradient_norm": float(random.random()) if number else None,
+                    "new_gradient": float(random.random()),
                     "gains": [gain + noise * float(random.normal()) for _ in range(2)],
                     "short_gains": [gain, gain],
                 }

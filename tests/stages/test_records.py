@@ -117,7 +117,9 @@ def test_the_hash_covers_every_line_that_a_trial_runs_through(arm: str, make_job
 
     # The first optimizer imports the compiler, which takes minutes where every call is watched.
     torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    options = {"grown": True, "plan": ((0.3, 900),), "flops": 20_000_000} if arm == "random" else {}
+    options = (
+        {"grown": True, "plan": ((0.3, 900, (("AddResidual", "9"),)),), "flops": 20_000_000} if arm == "random" else {}
+    )
     job = make_job(arm, **options)
     files: set[str] = set()
     sys.setprofile(lambda frame, event, argument: files.add(frame.f_code.co_filename) if event == "call" else None)

@@ -186,6 +186,8 @@ MISTAKES = {
     "times of a plateau": ((*DNM, "trigger"), "plateau", "lists 5 with trigger: plateau, expected at least one time"),
     "no grace": ((*DNM, "grace"), 0.0, "grace is 0.0, expected a fraction strictly between 0 and 1"),
     "pruned at the end": ((*DNM, "prune_at"), 1.0, "prune_at is 1.0, expected less than 1, or 0 for never"),
+    "an operator twice": ((*DNM, "operators"), ["Divide", "Divide"], "operators is .*, expected each once"),
+    "another operator": ((*DNM, "operators"), ["Connect"], r"operators\[0\] is str .Connect., expected one of "),
     "a theory twice": ((*DNM, "theories"), ["tangent", "tangent"], "theories is .*, expected each once"),
     "another theory": ((*DNM, "theories"), ["tangents"], r"theories\[0\] is str .tangents., expected one of .*; did"),
     "other depths": ((*NETWORKS, "start"), [[4], [8], [16, 24]], r"blocks of \[1, 2, 2\] layers and start of"),
