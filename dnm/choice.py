@@ -135,15 +135,12 @@ def choose(
     outlook: Outlook,
     calibration: Calibration,
     policy: Policy,
-    *,
-    spent: int = 0,
 ) -> tuple[list[Candidate], list[Row], Cost]:
     """Takes the best candidate, again and again, while one pays.
 
     Net gain is the predicted gain less the policy's caution times its standard error, less the price of seeing fewer
-    samples. Where FLOPs have a price, the best is the one with the largest net gain, which has paid for them; where
-    they have none and only limits hold them, the one with the most gain per FLOP: what it adds to each sample in what
-    is left of the run, and what the look cost. Each candidate is taken once.
+    samples. The best candidate has the most net gain for what it takes of what is scarce: the edits that are left to
+    the event, and the room below each limit, whichever it takes the largest share of. Each candidate is taken once.
 
     Args:
         found: the candidates.
@@ -153,7 +150,6 @@ def choose(
         outlook: what is left of the run.
         calibration: predicts gains.
         policy: limits, caution, edits per event.
-        spent: FLOPs that this look has cost.
 
     Returns:
         The candidates to take, in order; one row per candidate with the decision and its reason; and the model's cost
@@ -177,9 +173,8 @@ def choose(
             reason = _over_limits(parameters, training, policy)
             if reason is None and net <= 0.0:
                 reason = "costs more than it gains in what is left of the run"
-            rows[number] = _row(item, gain, price, reason or "other places gain more for what they cost")
-            flops = spent + max(1.0, item.added_flops * outlook.remaining_samples)
-            score = net if outlook.priced else net / flops
+            rows[number] = _row(item, gain, price, reason or "other places gain more for what they take")
+            score = net / _share(item, now, policy, policy.edits_per_event - len(taken))
             if reason is None and not full and (best is None or score > best[0]):
                 best = score, number
         if best is None:
@@ -195,7 +190,7 @@ def choose(
             rows[number] = rows[number].refused(f"{reason}")
             continue
         taken.append(number)
-        rows[number] = replace(rows[number], taken=True, reason="the most gain for what it costs")
+        rows[number] = replace(rows[number], taken=True, reason="the most gain for what it takes")
         now = after
     return [found[number] for number in taken], [rows[number] for number in range(len(found))], now
 
@@ -205,6 +200,16 @@ def place_of(edit: Edit) -> str:
     if isinstance(edit, Connect):
         return f"{edit.source} -> {edit.target}"
     return edit.at if isinstance(edit, (AddResidual, AddAttention)) else edit.group
+
+
+def _share(item: Candidate, now: Cost, policy: Policy, edits_left: int) -> float:
+    """Of what is scarce, the largest share that a candidate takes."""
+    shares = [1.0 / max(1, edits_left)]
+    if policy.max_parameters is not None:
+        shares.append(item.added_parameters / max(1, policy.max_parameters - now.parameters))
+    if policy.max_training_flops is not None:
+        shares.append(item.added_flops / max(1, policy.max_training_flops - now.training))
+    return max(shares)
 
 
 def _over_limits(parameters: int, flops: int, policy: Policy) -> str | None:

@@ -340,7 +340,6 @@ class Morphogenesis:
         taken_before = sum(bool(event.entries) for event in self.events if event.kind == "growth")
         if taken_before >= self.policy.max_morphogenesis_events:
             return self._event("growth", (), (), f"{taken_before} events took edits, which is the most allowed")
-        spent = self.flops
         if self._outlook(1.0).remaining_samples < 1.0:
             return self._event("growth", (), (), "nothing is left of the run")
         with self._charged():
@@ -364,9 +363,7 @@ class Morphogenesis:
             self.flops += after.training if after else 0
             return after
 
-        wanted, rows, after = choose(
-            found, self._cost, together, outlook, self.calibration, self.policy, spent=self.flops - spent
-        )
+        wanted, rows, after = choose(found, self._cost, together, outlook, self.calibration, self.policy)
         if not wanted:
             return self._event("growth", rows, (), "no edit gains more than it costs")
         relative = after.training / self._cost.training

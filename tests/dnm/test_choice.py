@@ -171,7 +171,7 @@ def chosen(
     return [item.place for item in taken], {row.place: row for row in rows}
 
 
-def test_where_flops_have_a_price_the_largest_net_gain_comes_first() -> None:
+def test_the_largest_net_gain_comes_first() -> None:
     items = [candidate("dear", 0.30, 100, 300), candidate("cheap", 0.05, 100, 0), candidate("none", 0.0, 100, 0)]
     assert chosen(items, Policy())[0] == ["dear"]
     taken, rows = chosen(items, Policy(max_edits_per_event=3))
@@ -183,15 +183,20 @@ def test_where_flops_have_a_price_the_largest_net_gain_comes_first() -> None:
     assert chosen(items, Policy())[0] == ["less"]
 
 
-def test_where_they_have_none_the_most_gain_per_flop_comes_first() -> None:
-    items = [candidate("dear", 0.10, 100, 900), candidate("cheap", 0.05, 100, 150), candidate("same", 0.05, 100, 151)]
+def test_the_most_gain_for_what_is_scarce_comes_first() -> None:
+    items = [candidate("dear", 0.10, 100, 900), candidate("cheap", 0.06, 100, 300), candidate("same", 0.06, 100, 301)]
     free = replace(OUTLOOK, priced=False)
-    assert chosen(items, Policy(), free)[0] == ["cheap"]
-    assert chosen(items, Policy(max_edits_per_event=2), free)[0] == ["cheap", "same"]
-    # Where looking costs much, a trifle is not worth it however cheap it is.
+    # One edit or two: they are what is scarce.
+    assert chosen(items, Policy(), free)[0] == ["dear"]
+    # Many edits, and room for some of them: gain per FLOP, or per parameter.
+    many = {"max_edits_per_event": 8}
+    assert chosen(items, Policy(**many), free)[0] == ["dear", "cheap", "same"]
+    assert chosen(items, Policy(**many, max_training_flops=COST.training + 950), free)[0] == ["cheap", "same"]
+    heavy = [candidate("dear", 0.10, 900, 100), *items[1:]]
+    assert chosen(heavy, Policy(**many, max_parameters=COST.parameters + 950), free)[0] == ["cheap", "same"]
+    # A trifle is not worth one of few edits however cheap it is.
     items = [candidate("trifle", 1e-5, 1, 0), candidate("real", 0.1, 100, 300)]
-    assert chosen(items, Policy(), free)[0] == ["trifle"]
-    assert chosen(items, Policy(), free, spent=10**7)[0] == ["real"]
+    assert chosen(items, Policy(max_training_flops=COST.training + 400), free)[0] == ["real"]
 
 
 def test_no_edit_wins_where_little_is_left() -> None:
