@@ -105,7 +105,7 @@ class Policy:
     theories: tuple[str, ...] = THEORIES
     fill: str = "zero"
     multiple: int = 8
-    samples_per_parameter: float = 8.0
+    samples_per_parameter: float = 3.0
     max_parameters: int | None = None
     max_training_flops: int | None = None
     caution: float = 0.0
