@@ -34,7 +34,7 @@ POLICY = Policy(
     grace=0.05,  # after which an event is judged
     samples_per_parameter=3.0,  # still to come, below which growing does not pay
     enable_aggressive_growth=True,  # up to eight edits an event, which add half of what they divide
-    bottleneck_threshold=0.005,  # grow for a predicted drop of the loss by half a percent
+    bottleneck_threshold=0.002,  # grow for a predicted drop of the loss by 0.2%
     max_parameters=4_000_000,
     rewarm=0.01,  # after an event the learning rate rises from 0 again, over 1% of the run
 )

@@ -57,7 +57,7 @@ def result(arm: str, seed: int, accuracy: float) -> dict[str, Any]:
     return {
         "arm": arm, "seed": seed, "figures": figures, "curve": points,
         "events": [EVENT | {"entries": journal}] if journal else [], "journal": journal,
-        "start_widths": {"0": 3} if journal else {}, "widths": [[4]], "fingerprint": f"{arm}{seed}",
+        "start_widths": {"0": 3} if journal else {}, "widths": [[4]], "branches": [], "fingerprint": f"{arm}{seed}",
         "machine": {"seconds": 1.5, "date": "2026-01-02T03:04:05+00:00", "commit": "c0ffee"},
     }  # fmt: skip
 
