@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,20 +9,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dnm import journal
 from dnm.calibration import Calibration, Terms
-from dnm.cost import Cost, count
+from dnm.cost import Cost, Work
 from dnm.detect import bottleneck
 from dnm.detect.bottleneck import Figures
 from dnm.detect.estimates import Estimate
 from dnm.detect.new_gradient import new_gradients
 from dnm.detect.probe import Probe
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit
-from dnm.errors import DnmError
 from dnm.events import Row
-from dnm.graph import Graph, Place, trace
+from dnm.graph import Graph, Place
 from dnm.operators.branch import Gated, Residual
 from dnm.policy import Outlook, Policy
+from dnm.sandbox import Sandbox
 from dnm.surgery import possible
 
 
@@ -56,6 +54,7 @@ def candidates(
     seen: Probe,
     measured: Mapping[str, Figures],
     inputs: Tensor | tuple | dict,
+    sandbox: Sandbox,
     cost: Cost,
     policy: Policy,
     *,
@@ -68,7 +67,8 @@ def candidates(
         graph: its channel groups.
         seen: the probe's record of it.
         measured: its layers' figures; see `dnm.detect.bottleneck.measure`.
-        inputs: example inputs, for counting and planning.
+        inputs: example inputs, for planning.
+        sandbox: of the model.
         cost: of the model.
         policy: operators, sizes, limits.
         seed: of what the edits draw.
@@ -81,7 +81,7 @@ def candidates(
     for edit in _edits(model, graph, seen, inputs, policy, seed):
         if policy.excludes(place_of(edit)):
             continue
-        fitted = _fitted(model, graph, edit, inputs, policy)
+        fitted = _fitted(sandbox, graph, edit, policy)
         if fitted is None:
             continue
         edit, after, tried = fitted
@@ -131,11 +131,11 @@ def with_new_gradients(
 def choose(
     found: Sequence[Candidate],
     cost: Cost,
-    together: Callable[[Sequence[Edit]], Cost | None],
+    together: Callable[[Sequence[Edit]], Work | None],
     outlook: Outlook,
     calibration: Calibration,
     policy: Policy,
-) -> tuple[list[Candidate], list[Row], Cost]:
+) -> tuple[list[Candidate], list[Row], Work]:
     """Takes the best candidate, again and again, while one pays.
 
     Net gain is the predicted gain less the policy's caution times its standard error, less the price of seeing fewer
@@ -158,7 +158,7 @@ def choose(
     taken: list[int] = []
     unfit: set[int] = set()
     rows: dict[int, Row] = {}
-    now = cost
+    now: Work = cost
     while len(taken) <= policy.edits_per_event:
         full = len(taken) == policy.edits_per_event
         best: tuple[float, int] | None = None
@@ -202,7 +202,7 @@ def place_of(edit: Edit) -> str:
     return edit.at if isinstance(edit, (AddResidual, AddAttention)) else edit.group
 
 
-def _share(item: Candidate, now: Cost, policy: Policy, edits_left: int) -> float:
+def _share(item: Candidate, now: Work, policy: Policy, edits_left: int) -> float:
     """Of what is scarce, the largest share that a candidate takes."""
     shares = [1.0 / max(1, edits_left)]
     if policy.max_parameters is not None:
@@ -241,21 +241,34 @@ def _edits(model: nn.Module, graph: Graph, seen: Probe, inputs, policy: Policy, 
         for group in graph.groups:
             if group.divisible:
                 found.append(_division(model, graph, seen, group.name, policy, seed))
-    open_to = places(model, graph)
-    if "AddResidual" in policy.operators:
-        found += [AddResidual(place.path, seed=seed) for place in open_to]
-    if "AddAttention" in policy.operators:
-        found += [
-            AddAttention(place.path, reduction=min(4, place.channels), seed=seed)
-            for place in open_to
-            if place.num_dimensions >= (3 if place.dimension == 1 else 4) and not gated(model.get_submodule(place.path))
-        ]
+    for operator in ("AddResidual", "AddAttention"):
+        if operator in policy.operators:
+            found += insertions(model, graph, operator, seed=seed)
     if "Connect" in policy.operators:
         found += [edit for edit in possible(model, graph, inputs) if isinstance(edit, Connect)]
     return found
 
 
-def places(model: nn.Module, graph: Graph) -> list[Place]:
+def insertions(model: nn.Module, graph: Graph, operator: str, *, seed: int = 0) -> list[AddResidual | AddAttention]:
+    """A branch of a kind for every layer that makes channels.
+
+    Args:
+        model: the model.
+        graph: its channel groups.
+        operator: "AddResidual", or "AddAttention", which only maps can have, once.
+        seed: of what the edits draw.
+    """
+    open_to = _places(model, graph)
+    if operator == "AddResidual":
+        return [AddResidual(place.path, seed=seed) for place in open_to]
+    return [
+        AddAttention(place.path, reduction=min(4, place.channels), seed=seed)
+        for place in open_to
+        if place.num_dimensions >= (3 if place.dimension == 1 else 4) and not _gated(model.get_submodule(place.path))
+    ]
+
+
+def _places(model: nn.Module, graph: Graph) -> list[Place]:
     """One place per layer that makes channels: the last module behind it, where norm and activation are over.
 
     What edits have put into the model counts as one module: no branch is put into a branch.
@@ -272,7 +285,7 @@ def places(model: nn.Module, graph: Graph) -> list[Place]:
     return list(last.values())
 
 
-def gated(module: nn.Module) -> bool:
+def _gated(module: nn.Module) -> bool:
     """Whether a gate stands behind a layer."""
     while isinstance(module, (Residual, Gated)):
         if isinstance(module, Gated):
@@ -303,14 +316,14 @@ def multiple_of(width: int, policy: Policy) -> int:
     return min(policy.multiple, max(quarter, min(2, width)))
 
 
-def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) -> tuple[Edit, Cost, int] | None:
-    """The edit, made smaller where a limit asks for it, the model's cost after it, and the FLOPs that counting took.
+def _fitted(sandbox: Sandbox, graph: Graph, edit: Edit, policy: Policy) -> tuple[Edit, Work, int] | None:
+    """The edit, made smaller where a limit asks for it, the model's work after it, and the FLOPs that counting took.
 
     None where it does not fit the model.
     """
     tried = 0
     while True:
-        after = cost_after(model, graph, [edit], inputs)
+        after = sandbox.after([edit])
         if after is None:
             return None
         tried += after.training
@@ -321,19 +334,6 @@ def _fitted(model: nn.Module, graph: Graph, edit: Edit, inputs, policy: Policy) 
         if fewer < 1:
             return edit, after, tried
         edit = replace(edit, units=edit.units[:fewer])
-
-
-def cost_after(model: nn.Module, graph: Graph, edits: Sequence[Edit], inputs: Tensor | tuple | dict) -> Cost | None:
-    """What the model would cost after edits, one after the other; None where they do not fit it."""
-    shadow = copy.deepcopy(model)
-    try:
-        for number, edit in enumerate(edits):
-            operator = journal.OPERATORS[type(edit).__name__][1]
-            groups = trace(shadow, inputs) if number else graph
-            operator.carry_out(shadow, edit, operator.plan(shadow, groups, edit, inputs))
-        return count(shadow, inputs)
-    except DnmError:
-        return None
 
 
 def _growth(graph: Graph, edit: Edit) -> float:

@@ -19,7 +19,7 @@ from torch.utils import _pytree
 from dnm import layers
 from dnm.calling import call
 from dnm.errors import DnmError, EditError, GraphError
-from dnm.recording import PRODUCES, READS, Functions, Recorder, State, along, untouched, varying
+from dnm.recording import PRODUCES, READS, Functions, Recorder, State, along, unseen, untouched, varying
 from dnm.rules import RULES
 
 # What a model may return beside tensors.
@@ -137,7 +137,8 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple | dict) -> Graph:
     """
     layers.refuse_wrappers(model)
     recorder, outputs = _read(model, example_inputs)
-    groups = _groups(recorder)
+    with unseen():
+        groups = _groups(recorder)
     if recorder.doubtful:
         groups = _those_that_follow(model, example_inputs, groups, [tensor.shape for tensor in outputs])
     places = tuple(place for place in recorder.places.values() if place is not None)
@@ -213,8 +214,9 @@ def _record(recorder: Recorder, model: nn.Module, example_inputs, training: bool
     found = tensors_in(outputs)
     for tensor in found:
         recorder.freeze(recorder.labels(tensor), "the model's output width never changes")
-    for path, shape, labels in returned:
-        _note_place(recorder, path, shape, labels)
+    with unseen():
+        for path, shape, labels in returned:
+            _note_place(recorder, path, shape, labels)
     return found
 
 
@@ -452,7 +454,8 @@ def _those_that_follow(model: nn.Module, example_inputs, groups: list[Group], ex
         with layers.widened(model, [groups[number] for number in numbers]):
             try:
                 recorder, outputs = _read(model, example_inputs)
-                found = {group.name: group for group in _groups(recorder)}
+                with unseen():
+                    found = {group.name: group for group in _groups(recorder)}
             except Exception:
                 return False
         if [tensor.shape for tensor in outputs] != expected:

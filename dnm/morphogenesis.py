@@ -17,22 +17,26 @@ from torch.optim.swa_utils import AveragedModel
 
 from dnm import forecast, journal, pruning, rollback
 from dnm.calibration import Calibration, Terms
-from dnm.choice import candidates, choose, cost_after, multiple_of, place_of, with_new_gradients
-from dnm.cost import Cost, Flops, count
+from dnm.calling import few
+from dnm.choice import candidates, choose, multiple_of, place_of, with_new_gradients
+from dnm.cost import Flops, Products, Work, count
 from dnm.detect import bottleneck, probe
 from dnm.detect.estimates import Estimate
 from dnm.edits import Edit, Prune
 from dnm.errors import DnmError, EditError
 from dnm.events import Event, Row
-from dnm.graph import trace
+from dnm.graph import Graph, trace
 from dnm.policy import Budget, Outlook, Policy
 from dnm.recording import untouched
+from dnm.sandbox import Sandbox
 from dnm.surgery import Applied, apply
 
 # Points of the training curve in one run.
 NUM_BINS = 200
 # Standard errors above the forecast at which an event is taken back.
 ROLLBACK_ERRORS = 2.0
+# Of which batch norms take the statistics of new channels; steps of training soon bring others.
+CALIBRATION_SAMPLES = 32
 # What of an event in its grace period goes into a checkpoint as it is.
 PLAIN = ("event", "until", "curve", "unit", "kept")
 
@@ -113,7 +117,13 @@ class Morphogenesis:
         self.inputs, self._loss, self._labels = inputs, loss, labels
         self._positions, self._max_bytes = positions, max_bytes
         self._cost = count(model, inputs)
-        self.start_widths = self._widths = self._look_at_widths()
+        # All that tracing and planning need, where its first dimension is the sample.
+        self._some = self._more = inputs
+        graph = trace(model, inputs)
+        with contextlib.suppress(Exception):
+            if trace(model, few(inputs)) == graph:
+                self._some, self._more = few(inputs), few(inputs, CALIBRATION_SAMPLES)
+        self.start_widths = self._widths = _widths(graph)
         self._check_excluded()
         self._steps = self._samples = self._training_flops = 0
         self._curves: dict[str, list[tuple[float, float]]] = {"training": [], "validation": []}
@@ -291,7 +301,7 @@ class Morphogenesis:
         self._bin, self._bin_size = torch.tensor(state["bin"][0]), state["bin"][1]
         self._best, self._waited = state["plateau"]
         self._warm_from, self._looked_until = state["times"]
-        self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
+        self._cost, self._widths = count(self.model, self.inputs), _widths(trace(self.model, self._some))
 
     def _check_excluded(self) -> None:
         names = {*self.start_widths, *(path for path, _ in self.model.named_modules())}
@@ -304,9 +314,6 @@ class Morphogenesis:
 
     def _settings(self) -> dict[str, Any]:
         return {"budget": asdict(self.budget), **self.policy.as_dict()}
-
-    def _look_at_widths(self) -> dict[str, int]:
-        return {group.name: group.width for group in trace(self.model, self.inputs).groups if group.divisible}
 
     def _edited(self) -> list[tuple[nn.Module, list[Optimizer]]]:
         return [(self.model, self.optimizers), *((average.module, []) for average in self.averaged)]
@@ -343,23 +350,28 @@ class Morphogenesis:
         if self._outlook(1.0).remaining_samples < 1.0:
             return self._event("growth", (), (), "nothing is left of the run")
         with self._charged():
-            graph = trace(self.model, self.inputs)
+            graph = trace(self.model, self._some)
             seen = probe.look(
                 self.model, self._loss, positions=self._positions, max_bytes=self._max_bytes, seed=self._seed()
             )
+        with Products() as counter:
             measured = bottleneck.measure(seen, self.policy.theories, self._labels)
-        found = candidates(self.model, graph, seen, measured, self.inputs, self._cost, self.policy, seed=self._seed())
+        self.flops += counter.flops
+        sandbox = Sandbox(self.model, graph, self._some)
+        found = candidates(
+            self.model, graph, seen, measured, self._some, sandbox, self._cost, self.policy, seed=self._seed()
+        )
         # Counted by formula: watching every operation of so many copies takes longer than running them.
         self.flops += sum(item.tried_flops for item in found)
         if "gradient" in self.policy.theories:
             with self._charged():
-                found = with_new_gradients(found, self.model, graph, self._loss, self.inputs)
+                found = with_new_gradients(found, self.model, graph, self._loss, self._some)
         training = self._curves["training"]
         loss = training[-1][1] if training else seen.loss
         outlook = self._outlook(loss)
 
-        def together(edits: Sequence[Edit]) -> Cost | None:
-            after = cost_after(self.model, graph, edits, self.inputs)
+        def together(edits: Sequence[Edit]) -> Work | None:
+            after = sandbox.after(edits)
             self.flops += after.training if after else 0
             return after
 
@@ -380,13 +392,20 @@ class Morphogenesis:
         )
         accrued = math.log(watched / self._samples) / math.log(end / self._samples)
         edits = [(item.edit, item.terms) for item in wanted]
-        return self._take("growth", edits, rows, unit * accrued, until, self._apply)
+        done: list[Edit] = []
+
+        def take(edit: Edit) -> Applied:
+            applied = self._apply(edit, sandbox.graph(done))
+            done.append(edit)
+            return applied
+
+        return self._take("growth", edits, rows, unit * accrued, until, take)
 
     def _prune(self) -> Event:
         with self._charged():
-            graph = trace(self.model, self.inputs)
+            graph = trace(self.model, self._some)
             limit = self.policy.prune_tolerance * (self._curves["training"] or [(0.0, 1.0)])[-1][1]
-            edits, rows = pruning.choose(self.model, graph, self._loss, self.inputs, self._cost, self.policy, limit)
+            edits, rows = pruning.choose(self.model, graph, self._loss, self._some, self._cost, self.policy, limit)
         nothing = "no unit can go for the rise of the loss that prune_tolerance allows"
         if not edits:
             return self._event("pruning", rows, (), nothing)
@@ -413,9 +432,17 @@ class Morphogenesis:
         with self._charged(), torch.no_grad(), untouched(self.model, training=False):
             return self._loss().item()
 
-    def _apply(self, edit: Edit) -> Applied:
+    def _apply(self, edit: Edit, graph: Graph | None = None) -> Applied:
         with self._charged():
-            return apply(self.model, edit, self.inputs, self.optimizers, averaged=self.averaged, loss=self._loss)
+            return apply(
+                self.model,
+                edit,
+                self._more,
+                self.optimizers,
+                averaged=self.averaged,
+                loss=self._loss,
+                graph=graph or trace(self.model, self._some),
+            )
 
     def _take(
         self,
@@ -444,7 +471,7 @@ class Morphogenesis:
             difference = max(difference, applied.eval_difference, applied.train_difference)
         if not entries:
             return self._event(kind, rows, (), "every edit failed its checks")
-        self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
+        self._cost, self._widths = count(self.model, self.inputs), _widths(trace(self.model, self._some))
         self._warm_from = self.position
         predicted = self.calibration.predict(terms, unit) if kind == "growth" else None
         status, reason = "kept", "there is no curve yet to forecast the loss from, so it is not judged"
@@ -509,7 +536,7 @@ class Morphogenesis:
             restore()
         rollback.drop(edited - set(self.model.parameters()), self.optimizers)
         rollback.put_back(self.model, self.optimizers, self.averaged, watch.kept)
-        self._cost, self._widths = count(self.model, self.inputs), self._look_at_widths()
+        self._cost, self._widths = count(self.model, self.inputs), _widths(trace(self.model, self._some))
         self._warm_from = -math.inf
         # Losses of weights that are gone would mislead the next forecast.
         before = self.events[watch.event].samples
@@ -526,6 +553,10 @@ class Morphogenesis:
 
     def _seed(self) -> int:
         return self.policy.seed + self._steps
+
+
+def _widths(graph: Graph) -> dict[str, int]:
+    return {group.name: group.width for group in graph.groups if group.divisible}
 
 
 def _failed(row: Row, edit: Edit, error: DnmError) -> Row:

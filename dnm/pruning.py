@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dnm.choice import cost_after, multiple_of
+from dnm.choice import multiple_of
 from dnm.cost import Cost
 from dnm.detect.estimates import Estimate
 from dnm.detect.importance import unit_importance
@@ -15,6 +15,7 @@ from dnm.edits import Prune
 from dnm.events import Row
 from dnm.graph import Graph
 from dnm.policy import Policy
+from dnm.sandbox import Sandbox
 
 
 def choose(
@@ -71,7 +72,8 @@ def choose(
         rises_of[name] += rise
         chosen.setdefault(name, []).extend(units)
     edits = [Prune(name, tuple(units)) for name, units in chosen.items()]
-    after = {edit.group: cost_after(model, graph, [edit], inputs) for edit in edits}
+    sandbox = Sandbox(model, graph, inputs)
+    after = {edit.group: sandbox.after([edit]) for edit in edits}
     rows = []
     for name in importance:
         smaller = after.get(name)

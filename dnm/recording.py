@@ -224,8 +224,7 @@ class Recorder(TorchDispatchMode):
                 f"{name} in {self.where()} is not known: how channels pass through it cannot be assumed; "
                 f"teach it with dnm.register_rule({name!r}, ...)"
             )
-        # What rules do to labels is nothing that `Functions` should see.
-        with torch._C.DisableTorchFunction():
+        with unseen():
             rule(operation)
         return result
 
@@ -528,6 +527,13 @@ class Functions(TorchFunctionMode):
             finally:
                 self.recorder.adaptive -= 1
         return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """Runs its block out of the sight of all modes: for what is no work of the model, such as labels and surgery."""
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        yield
 
 
 def _cuts(index: object) -> bool:

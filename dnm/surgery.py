@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from dnm import journal
-from dnm.calling import call
+from dnm.calling import call, few
 from dnm.edits import AddAttention, AddResidual, Connect, Divide, Edit, Prune
 from dnm.errors import DnmError, EditError, GraphError
 from dnm.graph import Graph, tensors_in, trace
 from dnm.operators import divide, prune
 from dnm.operators.connect import common
-from dnm.recording import untouched
+from dnm.recording import unseen, untouched
 
 # Largest relative change of the output (norm of the difference over norm) that rounding explains.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -76,6 +76,7 @@ def apply(
     *,
     averaged: AveragedModel | Iterable[AveragedModel] = (),
     loss: Callable[[], Tensor] | None = None,
+    graph: Graph | None = None,
 ) -> Applied:
     """Takes `edit` on `model`, in place, whole or not at all.
 
@@ -90,6 +91,7 @@ def apply(
         optimizers: the optimizers whose state must follow; new parameters join the group that trains their neighbours.
         averaged: averages of the model's weights (`torch.optim.swa_utils.AveragedModel`), which take the same edit.
         loss: computes the loss on a probe batch with `model`; only a division with fill "gradmax" needs it.
+        graph: the model's channel groups, where they are known; None reads them.
 
     Returns:
         What was done; `.undo()` takes it back.
@@ -106,7 +108,7 @@ def apply(
     shadows = [averaged] if isinstance(averaged, nn.Module) else list(averaged)
     _check_arguments(held, shadows)
     operator = journal.OPERATORS[type(edit).__name__][1]
-    graph = trace(model, example_inputs)
+    graph = graph or trace(model, example_inputs)
     plan = operator.plan(model, graph, edit, example_inputs)
     plan["shapes"] = journal.shapes(model, plan)
     modes = (False, True) if _exact_in_train(graph, edit) else (False,)
@@ -154,6 +156,11 @@ def _check_arguments(optimizers: list[Optimizer], averaged: list[AveragedModel])
 
 def _look(model: nn.Module, averaged: list[AveragedModel], optimizers: list[Optimizer]) -> dict[str, Any]:
     """A mark of every tensor that an edit may have to put back, by its name in messages."""
+    with unseen():
+        return _marks(model, averaged, optimizers)
+
+
+def _marks(model: nn.Module, averaged: list[AveragedModel], optimizers: list[Optimizer]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for owner, prefix in [(model, ""), *((shadow.module, "the average's ") for shadow in averaged)]:
         for name, parameter in owner.named_parameters():
@@ -244,25 +251,16 @@ def _exact_in_train(graph: Graph, edit: Edit) -> bool:
     return not isinstance(edit, Divide) or graph.group(edit.group).exact_in_train
 
 
-def _few(example_inputs):
-    """The first four samples: with two, a batch norm of a map of one position divides by next to nothing."""
-    if isinstance(example_inputs, dict):
-        return {key: _few(value) for key, value in example_inputs.items()}
-    if isinstance(example_inputs, tuple):
-        return tuple(_few(value) for value in example_inputs)
-    return example_inputs[:4] if isinstance(example_inputs, Tensor) and example_inputs.dim() else example_inputs
-
-
 def _before(model: nn.Module, example_inputs, modes: tuple[bool, ...]) -> tuple[Any, dict[bool, list[Tensor]]]:
     """The inputs on which outputs are compared, and the outputs on them by mode (whether it is train mode).
 
     Raises:
         GraphError: the model does not run in train mode.
     """
-    few = _few(example_inputs)
+    some = few(example_inputs)
     # Not every input has samples in its first dimension: a mask over positions has none.
     with contextlib.suppress(Exception):
-        return few, {training: _outputs(model, few, training) for training in modes}
+        return some, {training: _outputs(model, some, training) for training in modes}
     try:
         return example_inputs, {training: _outputs(model, example_inputs, training) for training in modes}
     except DnmError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import cli, outputs, records, trials
+from stages import cli, outputs, records, trained, trials
 
 if TYPE_CHECKING:
     from stages.trial import Job
@@ -69,8 +69,7 @@ def run(
     from stages import trial
 
     card = outputs.read_json(context.metrics / "prepare" / f"{context.row_name}.json")
-    code = {grower: records.code_hash(context.root, grower) for grower in set(map(records.grower_of, jobs))}
-    marks = [records.fingerprint(job, card["sha256"], code[records.grower_of(job)]) for job in jobs]
+    marks = records.fingerprints(context.root, jobs, card["sha256"])
     kept = context.settings.execution.keep_records
     scratch = [records.scratch(context.root, mark) for mark in marks]
     files = [
@@ -95,6 +94,8 @@ def run(
         result["fingerprint"] = marks[number]
         result["machine"] |= outputs.machine(context.root)
         records.keep(files[number], marks[number], result)
+        if trained.is_wanted(context, job):
+            trained.keep(Path(job.checkpoint), result, trained.path(context.root, marks[number]))
         Path(job.checkpoint).unlink(missing_ok=True)
 
     try:

@@ -17,11 +17,9 @@ from stages.settings import Settings, load
 
 ROWS = ("cifar10", "cifar100", "imagenet", "fashion-mnist", "stl10")
 ARM_STAGES = {"baseline": "baseline", "dnm": "morphogenesis"}
-# Benchmarks of the document whose tables no stage measures so far.
-NOT_MEASURED = {"few-shot": "few_shot", "efficiency": "memory and inference"}
 SCALES = ("embedded", "workstation", "paper")
 # What `--output` copies of a scale's results, and what says that a folder is of this kind.
-COPIED = ("tables", "figures", "machine/setup.csv", "machine/setup.md")
+COPIED = ("tables", "figures", "machine/setup.csv", "machine/setup.md", "machine/inference.md")
 SOURCE, REPORT = "source.json", "report.md"
 FIRST_PAGES = ("image_classification", "confidence", "runs", "protocol", "audit")
 
@@ -54,8 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--baseline", action="store_true", help="the fixed baseline network")
         command.add_argument("--dnm", action="store_true", help="the growing network and its controls")
-    for name, tables in NOT_MEASURED.items():
-        commands.add_parser(name, parents=[common], help=f"not measured yet (tables: {tables})")
+    commands.add_parser(
+        "few-shot", parents=[common], help="recognise classes never trained on from 1, 5, 10 and 20 drawings of each"
+    )
+    commands.add_parser(
+        "efficiency", parents=[common], help="memory and inference of every row's networks, and what they come from"
+    )
     command = commands.add_parser("all", parents=[common], help="every row, the statistics, tables and figures")
     command.add_argument("--output", type=Path, metavar="DIR", help="copy the finished tables and figures to DIR")
     command = commands.add_parser(
@@ -76,11 +78,6 @@ def main_of_row(row: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.command in NOT_MEASURED:
-        raise UserError(
-            f"{options.command} is not measured yet: no stage makes its tables ({NOT_MEASURED[options.command]}); "
-            f"measured are {', '.join(ROWS)}"
-        )
     if getattr(options, "results", None):
         print(f"report: {render(options.results)}")
         return 0
@@ -120,6 +117,10 @@ def _targets(options: argparse.Namespace, settings: Settings) -> list[str]:
         return [file]
     if options.command == "report":
         return [f"{prefix}report"]
+    if options.command == "efficiency":
+        return [f"{prefix}efficiency@{row}" for row in settings.documented_rows]
+    if options.command == "few-shot":
+        return [f"{prefix}few_shot@{entry}" for entry in settings.few_shot]
     row = _row(options.command)
     if row not in settings.image_classification:
         raise UserError(
@@ -156,6 +157,22 @@ def _show(options: argparse.Namespace, settings: Settings) -> None:
     metrics = ROOT / "metrics" / settings.scale
     if options.command in ("all", "report"):
         print(f"tables: {metrics / 'tables'}, figures: {metrics / 'figures'}")
+        return
+    if options.command == "efficiency":
+        print(f"counted: {metrics / 'efficiency'}, measured: {metrics / 'machine'}; tables: dnm-bench report")
+        return
+    if options.command == "few-shot":
+        for entry, of in settings.few_shot.items():
+            source = outputs.read_json(metrics / "prepare" / f"{entry}.json")["source"]
+            print(f"{entry}, {settings.scale} scale, {of.ways} ways, measured on {source}, mean test accuracy:")
+            for arm, figures in outputs.read_json(metrics / "few_shot" / f"{entry}.json")["arms"].items():
+                shown = ", ".join(
+                    f"{100 * value:.2f}% ({name.partition('/')[2].replace('_', ' ')})"
+                    # 5 before 10.
+                    for name, value in sorted(figures.items(), key=lambda item: (len(item[0]), item[0]))
+                )
+                print(f"  {arm}: {shown}")
+        print("with intervals, tests and verdicts: dnm-bench report")
         return
     row = _row(options.command)
     source = outputs.read_json(metrics / "prepare" / f"{row}.json")["source"]

@@ -16,7 +16,22 @@ from pathlib import Path
 from stages import environment, outputs
 from stages.data.errors import DataError
 from stages.schema import SettingsError
-from stages.settings import Contest, Ranking, Row, Settings, load
+from stages.settings import (
+    Ablation,
+    Contest,
+    Detection,
+    Events,
+    FewShot,
+    Language,
+    Nas,
+    Ranking,
+    Robustness,
+    Row,
+    Settings,
+    Transfer,
+    load,
+    row_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,8 +43,9 @@ class Context:
     Attributes:
         settings: the scale's settings.
         root: the repository.
-        row_name: the row that the stage is for; empty for stages over all rows.
-        entry: the contest or ranking that the stage is for, which is held on the row; empty for others.
+        row_name: the row that the stage is for, whose data it reads, or an entry with data of its own; empty for stages
+            over all rows.
+        entry: the entry of a section that the stage is for, which is held on the row; empty for others.
     """
 
     settings: Settings
@@ -51,6 +67,46 @@ class Context:
     def ranking(self) -> Ranking:
         """The ranking's settings."""
         return self.settings.ranking[self.entry]
+
+    @property
+    def ablation(self) -> Ablation:
+        """The ablation's settings."""
+        return self.settings.ablation[self.entry]
+
+    @property
+    def robustness(self) -> Robustness:
+        """The robustness's settings."""
+        return self.settings.robustness[self.entry]
+
+    @property
+    def events(self) -> Events:
+        """The events' settings."""
+        return self.settings.events[self.entry]
+
+    @property
+    def transfer(self) -> Transfer:
+        """The transfer's settings."""
+        return self.settings.transfer[self.entry]
+
+    @property
+    def nas(self) -> Nas:
+        """The architecture search's settings."""
+        return self.settings.nas[self.entry]
+
+    @property
+    def few_shot(self) -> FewShot:
+        """The settings of few-shot learning."""
+        return self.settings.few_shot[self.entry]
+
+    @property
+    def detection(self) -> Detection:
+        """The settings of object detection."""
+        return self.settings.detection[self.entry]
+
+    @property
+    def language(self) -> Language:
+        """The language task's settings."""
+        return self.settings.language[self.entry]
 
     @property
     def name(self) -> str:
@@ -148,7 +204,7 @@ def make_context(params: Path, row: str, section: str = "", entry: str = "") -> 
         raise SettingsError(f"{params}: {section}.{entry} does not exist; there are {', '.join(entries)}")
     _demand_own_library()
     environment.apply(settings.execution)
-    return Context(settings, ROOT, entries[entry].row if section else row, entry)
+    return Context(settings, ROOT, row_of(section, entry, entries[entry]) if section else row, entry)
 
 
 def _end_with_pipeline() -> None:

@@ -65,17 +65,21 @@ def first(context: cli.Context) -> list[Job]:
 
 def after(context: cli.Context, grown: dict[str, Any]) -> list[Job]:
     """The controls of a trial of `dnm`, whose sizes or shape they take over."""
-    seed = grown["seed"]
-    plan = tuple(
-        (event["position"], event["after"]["parameters"], inserted(event["entries"]))
-        for event in grown["events"]
-        if event["entries"] and event["status"] != "taken back" and event["kind"] == "growth"
-    )
+    seed, plan = grown["seed"], plan_of(grown["events"])
     widths, branches = arms.shape_of(grown)
     return [
         _job(context, "scratch", seed, widths=widths, branches=branches),
         *(_job(context, rule, seed, grown=True, plan=plan) for rule in RULES),
     ]
+
+
+def plan_of(events: list[dict[str, Any]]) -> tuple[tuple[float, int, tuple[tuple[str, str], ...]], ...]:
+    """When a network grew, to how many parameters, and what was inserted, as `stages.planned` takes it."""
+    return tuple(
+        (event["position"], event["after"]["parameters"], inserted(event["entries"]))
+        for event in events
+        if event["entries"] and event["status"] != "taken back" and event["kind"] == "growth"
+    )
 
 
 def inserted(entries: list[dict[str, Any]]) -> tuple[tuple[str, str], ...]:

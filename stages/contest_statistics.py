@@ -10,6 +10,7 @@ from typing import Any
 
 from stages import cli, outputs
 from stages.contest import CONTROLS, PETA, RULES, fixed
+from stages.statistics import read_arms
 
 # What is aimed at, from the beginning.
 REGRET, SHARE, START_SHARE = -0.3, 0.75, 0.25
@@ -21,11 +22,7 @@ Curve = Sequence[tuple[float, float]]
 def of_contest(context: cli.Context) -> dict[str, Any]:
     """The statistics of the context's contest."""
     folder, name = context.metrics / "contest", context.entry
-    figures: dict[str, dict[int, dict[str, float]]] = {}
-    for line in outputs.read_csv(folder / f"{name}.trials.csv"):
-        arm, seed = line.pop("arm"), int(line.pop("seed"))
-        line.pop("fingerprint")
-        figures.setdefault(arm, {})[seed] = {name: float(value) for name, value in line.items()}
+    figures = read_arms(folder / f"{name}.trials.csv")
     curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for line in outputs.read_csv(folder / f"{name}.curves.csv"):
         point = float(line["flops"]), float(line["validation_accuracy"])

@@ -87,7 +87,7 @@ def page(
         parts += ["", "Aims, with 95% intervals of paired differences, and whether they are reached:", ""]
         lines = [[title, *(_aim(found, aim) for found in budgets.values())] for aim, title in TITLES.items()]
         parts += markdown(["aim", *heads[1:]], lines)
-        if old := [name for name in stale.get(row, ()) if "/" in name]:
+        if old := [name for name in stale.get(row, ()) if name.partition("/")[0] in contests]:
             parts += ["", f"Measured with other settings, data or code than today's: {', '.join(old)}."]
     return "\n".join([*parts, ""])
 

@@ -1,5 +1,8 @@
 """torchvision's one-stage detectors for small images: FCOS and RetinaNet on a plain network or on a ResNet-18.
 
+What a plain network grew is written in the terms of image classification: the widths of its convolutions, block by
+block, and branches by the number of the layer in `stages.tasks.image_classification.network` that they stand behind.
+
 FCOS: Tian et al. 2019, arXiv:1904.01355. RetinaNet: Lin et al. 2017, arXiv:1708.02002. Feature pyramids: Lin et al.
 2017, arXiv:1612.03144. Labels are 0, 1, ...: these detectors have no class for the background.
 
@@ -11,33 +14,44 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torchvision.models import resnet18
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.resnet import BasicBlock
 
+from stages import branches as branching
+from stages.branches import Branch
 from stages.data.detection.annotations import Picture
 from stages.tasks.image_classification import Widths, network
 
 Detector = FCOS | RetinaNet
-RESNET18_CHANNELS = (64, 128, 256, 512)
+RESNET18_STAGES = (1, 2, 4, 8)  # their channels, of the first one's
+RESNET18_WIDTH = 64
 # The score of every place at first. Both papers take 0.01, for many thousands of places and long trainings; with it the
 # first hundreds of steps teach hardly more than that there is something.
 PRIOR = 0.05
 _GROUP = 8  # channels of a group norm in the heads
 
 
-def plain_backbone(widths: Widths, pyramid: int, generator: torch.Generator, levels: int = 2) -> BackboneWithFPN:
+def plain_backbone(
+    widths: Widths,
+    pyramid: int,
+    generator: torch.Generator,
+    levels: int = 2,
+    branches: Iterable[Branch] = (),
+    seed: int = 0,
+) -> BackboneWithFPN:
     """The plain convolutional network of image classification under a feature pyramid.
 
     Args:
@@ -45,16 +59,21 @@ def plain_backbone(widths: Widths, pyramid: int, generator: torch.Generator, lev
         pyramid: channels of the pyramid's maps, a multiple of 8.
         generator: source of the initial weights.
         levels: how many blocks, the last ones, the pyramid reads; it adds one more level, of half the last one's size.
+        branches: that the network has besides, as `branches_of` gives them.
+        seed: of the branches' weights.
 
     Returns:
         The backbone; its convolutions are `body.block<number>.<place>`.
     """
     # PyTorch draws first values of its own before the network's replace them.
     with torch.random.fork_rng(devices=[]):
-        layers = list(network(widths, 3, 1, generator))[:-3]
+        whole = network(widths, 3, 1, generator)
+    if own := list(branches):
+        side = 2 ** len(widths)
+        branching.put_in(whole, own, torch.zeros(1, 3, side, side), seed)
     blocks: list[list[nn.Module]] = [[]]
-    for layer in layers:
-        if isinstance(layer, nn.MaxPool2d):
+    for layer in list(whole)[:-3]:
+        if isinstance(_inner(layer), nn.MaxPool2d):
             blocks.append([])
         blocks[-1].append(layer)
     if not 1 <= levels <= len(blocks):
@@ -67,20 +86,73 @@ def plain_backbone(widths: Widths, pyramid: int, generator: torch.Generator, lev
         )
 
 
-def resnet18_backbone(pyramid: int, generator: torch.Generator, levels: int = 3) -> BackboneWithFPN:
-    """torchvision's ResNet-18 (He et al. 2016, arXiv:1512.03385), not pre-trained, under a feature pyramid.
+def resnet18_backbone(
+    pyramid: int, generator: torch.Generator, levels: int = 3, width: int = RESNET18_WIDTH
+) -> BackboneWithFPN:
+    """ResNet-18 (He et al. 2016, arXiv:1512.03385), not pre-trained, under a feature pyramid.
 
     Args:
         pyramid: channels of the pyramid's maps, a multiple of 8.
         generator: source of the initial weights.
         levels: how many of its four stages, the first ones, the pyramid reads: maps of a quarter of the image's size
             and halves of it; it adds one more level.
+        width: channels of its first stage; each later one has twice as many as the one before.
     """
-    if not 1 <= levels <= len(RESNET18_CHANNELS):
-        raise ValueError(f"levels is {levels}, expected 1 to {len(RESNET18_CHANNELS)}")
+    if not 1 <= levels <= len(RESNET18_STAGES):
+        raise ValueError(f"levels is {levels}, expected 1 to {len(RESNET18_STAGES)}")
+    channels = [width * factor for factor in RESNET18_STAGES]
     with _drawn(generator):
         read = {f"layer{number + 1}": str(number) for number in range(levels)}
-        return BackboneWithFPN(resnet18(weights=None), read, list(RESNET18_CHANNELS[:levels]), pyramid)
+        return BackboneWithFPN(_resnet18(channels), read, channels[:levels], pyramid)
+
+
+def _resnet18(channels: Sequence[int]) -> nn.Sequential:
+    """The layers of torchvision's, by its names, with other numbers of channels and without the last layer."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(3, channels[0], 7, 2, 3, bias=False),
+        bn1=nn.BatchNorm2d(channels[0]),
+        relu=nn.ReLU(inplace=True),
+        maxpool=nn.MaxPool2d(3, 2, 1),
+    )
+    inputs = channels[0]
+    for number, outputs in enumerate(channels):
+        stride = 2 if number else 1
+        down = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        first = BasicBlock(inputs, outputs, stride, down if number else None)
+        layers[f"layer{number + 1}"] = nn.Sequential(first, BasicBlock(outputs, outputs))
+        inputs = outputs
+    for layer in nn.Sequential(layers).modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(layers)
+
+
+def widths_of(detector: Detector) -> Widths:
+    """The widths of a plain backbone, from which it is built again."""
+    return tuple(
+        tuple(layer.out_channels for layer in map(_inner, block) if isinstance(layer, nn.Conv2d))
+        for block in _blocks(detector)
+    )
+
+
+def branches_of(detector: Detector) -> list[Branch]:
+    """The branches of a plain backbone, from which it is built again."""
+    layers = nn.Sequential(*(layer for block in _blocks(detector) for layer in block))
+    return branching.branches_of(layers)
+
+
+def _blocks(detector: Detector) -> list[nn.Sequential]:
+    body: Any = detector.backbone.body
+    return list(body.children())
+
+
+def _inner(layer: nn.Module) -> nn.Module:
+    """The layer that a branch wraps."""
+    found: object = layer
+    while hasattr(found, "layer"):
+        found = getattr(found, "layer")  # noqa: B009
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def fcos(backbone: BackboneWithFPN, classes: int, size: int, generator: torch.Generator, convolutions: int = 2) -> FCOS:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from stages import cli, contest, outputs, settings_checks
+from stages import ablation, cli, contest, detection, few_shot, language, nas, outputs, settings_checks, transfer
+from stages.settings import OWN_DATA
 from stages.statistics import ARMS
 
 # Training images of the sources whose settings do not say so, before the validation split.
@@ -54,6 +55,18 @@ def trials_of(context: cli.Context, stage: str) -> list[Trials]:
     """The trials of a stage of the context's row, by arm; none of stages that train nothing."""
     if stage == "contest":
         return _contest_trials(context)
+    if stage == "ablation":
+        return _ablation_trials(context)
+    if stage == "transfer":
+        return _transfer_trials(context)
+    if stage == "nas":
+        return _nas_trials(context)
+    if stage == "few_shot":
+        return _few_shot_trials(context)
+    if stage == "detection":
+        return _detection_trials(context)
+    if stage == "language":
+        return _language_trials(context)
     arms = [arm for arm, of in ARMS.items() if of == stage and context.row_name]
     recorded = _recorded(context, context.row_name) if arms else {}
     full = _baseline_flops(context) if arms else None
@@ -86,6 +99,163 @@ def _contest_trials(context: cli.Context) -> list[Trials]:
     ]
 
 
+def _ablation_trials(context: cli.Context) -> list[Trials]:
+    seeds, full = context.ablation.seeds, _baseline_flops(context)
+    recorded = _recorded(context, context.entry)
+    most = None if full is None else round(full * max(1.0, context.row.dnm.max_training_flops))
+    return [
+        Trials(arm=arm, todo=seeds - recorded.get(arm, 0), recorded=recorded.get(arm, 0), flops=most, how="<=")
+        for arm in ablation.ARMS
+    ]
+
+
+def _nas_trials(context: cli.Context) -> list[Trials]:
+    full, limit = _baseline_flops(context), max(1.0, context.row.dnm.max_training_flops)
+    # A search, whose price is that of growing, and the training of what it found.
+    grown = _last_flops(context, "dnm") or (full or 0) * limit
+    flops = None if full is None else round(context.nas.cost * grown + limit * full)
+    recorded = _recorded(context, context.entry)
+    return [
+        Trials(
+            arm=arm,
+            todo=context.nas.seeds - recorded.get(arm, 0),
+            recorded=recorded.get(arm, 0),
+            flops=flops,
+            how="<=",
+        )
+        for arm in nas.arm_names(context.nas)
+    ]
+
+
+def _transfer_trials(context: cli.Context) -> list[Trials]:
+    """Fine-tuning alone: networks that their trials did not leave would be trained again, and probes cost little."""
+    settings = context.transfer
+    target = replace(context, row_name=settings.target, entry="")
+    training, source, shape = target.row.training, _data(context), _data(target)
+    recorded, full = _recorded(context, context.entry), None
+    if source is not None and shape is not None:
+        from dnm import count
+
+        model, example = _baseline(context, (source[0], source[1], shape[2], shape[3]))
+        steps = settings.epochs * (shape[3] // training.batch_size)
+        full = count(model, example).training * training.batch_size * steps
+    found = []
+    for arm in transfer.ARMS:
+        is_fixed = arm in ("baseline", "untrained")
+        most = 1.0 if is_fixed else max(1.0, context.row.dnm.max_training_flops)
+        known = recorded.get(arm, 0)
+        found.append(
+            Trials(
+                arm=arm,
+                todo=settings.seeds - known,
+                recorded=known,
+                flops=None if full is None else round(full * most),
+                how="" if is_fixed and not training.early_stopping else "<=",
+            )
+        )
+    return found
+
+
+def _few_shot_trials(context: cli.Context) -> list[Trials]:
+    """Training alone; meta-learning trains two methods, each for as many FLOPs as the fixed prototypical network."""
+    settings, full = context.few_shot, _few_shot_flops(context)
+    grown = max(1.0, settings.dnm.max_training_flops)
+    costs = {"centroid": 0.0, "traditional": 1.0, "meta_learning": 2.0}
+    found = []
+    for arm in few_shot.ARMS:
+        found.append(
+            Trials(
+                arm=arm,
+                todo=1 if arm == "centroid" else settings.seeds,
+                recorded=0,
+                flops=None if full is None else round(full * costs.get(arm, grown)),
+                how="" if arm == "centroid" else "<=",
+            )
+        )
+    return found
+
+
+def _few_shot_flops(context: cli.Context) -> int | None:
+    """Counted FLOPs of the fixed prototypical network's training."""
+    settings = context.few_shot
+    file = context.metrics / "prepare" / f"{context.name}.json"
+    card = outputs.read_json(file) if file.exists() else {}
+    samples = card["samples"]["train"]["total"] if card else settings_checks.training_samples(settings.data)
+    if samples is None:
+        return None
+    import torch
+
+    from dnm import count
+    from stages import few_shot_methods
+
+    # Generated characters are grey.
+    channels, size = card.get("channels", 1), settings_checks.image_size(settings.data)
+    model = few_shot_methods.embedding(settings.networks.baseline, channels, torch.Generator())
+    images = settings.meta.ways * (settings.meta.shots + settings.meta.queries)
+    steps = settings.training.epochs * samples // images
+    return count(model, torch.zeros(1, channels, size, size)).training * images * steps
+
+
+def _language_trials(context: cli.Context) -> list[Trials]:
+    """What the last trials spent, where there are such: texts are counted batch by batch."""
+    file = context.metrics / "language" / f"{context.entry}.csv"
+    last: dict[str, list[float]] = {}
+    for line in outputs.read_csv(file) if file.exists() else []:
+        last.setdefault(line["arm"], []).append(float(line["training_flops"]))
+    return [
+        Trials(
+            arm=arm,
+            todo=context.language.seeds,
+            recorded=0,
+            flops=round(statistics.fmean(last[arm])) if arm in last else None,
+            how="~",
+        )
+        for arm in language.ARMS
+    ]
+
+
+def _detection_trials(context: cli.Context) -> list[Trials]:
+    settings, full = context.detection, _detection_flops(context)
+    grown = max(1.0, settings.dnm.max_training_flops)
+    found = []
+    for arm in detection.ARMS:
+        most = 1.0 if arm in ("baseline", "sota") else grown
+        found.append(
+            Trials(
+                arm=arm,
+                todo=settings.seeds,
+                recorded=0,
+                flops=None if full is None else round(full * most),
+                how="" if arm == "baseline" else "<=",
+            )
+        )
+    return found
+
+
+def _detection_flops(context: cli.Context) -> int | None:
+    """Counted FLOPs of the baseline detector's training."""
+    settings = context.detection
+    file = context.metrics / "prepare" / f"{context.name}.json"
+    card = outputs.read_json(file) if file.exists() else {}
+    samples = card["samples"]["train"]["total"] if card else settings_checks.training_samples(settings.data)
+    classes = len(card["classes"]) if card else getattr(settings.data, "classes", None)
+    if samples is None or classes is None:
+        return None
+    import torch
+
+    from stages import detection_training, detectors
+
+    size, generator, form = settings.data.size, torch.Generator(), settings.detector
+    backbone = detectors.plain_backbone(settings.networks.baseline, form.pyramid, generator, form.levels)
+    if form.head == "retinanet":
+        detector = detectors.retinanet(backbone, classes, size, generator)
+    else:
+        detector = detectors.fcos(backbone, classes, size, generator, form.convolutions)
+    training = settings.training
+    step = detection_training.step_flops(detector, torch.zeros(1, 3, size, size), training)
+    return step * detection_training.steps_of(training, samples)
+
+
 def _recorded(context: cli.Context, folder: str) -> dict[str, int]:
     """How many trials of each arm have a record of today in a folder."""
     from stages import spot_check
@@ -105,9 +275,13 @@ def _last_flops(context: cli.Context, arm: str) -> float:
 
 
 def _spent(context: cli.Context, stage: str, row: str) -> dict[tuple[str, str], float]:
-    file = context.metrics / stage / f"{row}.trials.csv"
-    lines = outputs.read_csv(file) if file.exists() else []
-    return {(line["arm"], line["seed"]): float(line["training_flops"]) for line in lines}
+    file = context.metrics / stage / f"{row}{'' if stage == 'language' else '.trials'}.csv"
+    found: dict[tuple[str, str], float] = {}
+    # A trial that trains several networks has a line for each.
+    for line in outputs.read_csv(file) if file.exists() else []:
+        key = line["arm"], line["seed"]
+        found[key] = found.get(key, 0.0) + float(line["training_flops"])
+    return found
 
 
 def _baseline_flops(context: cli.Context) -> int | None:
@@ -171,6 +345,8 @@ def speed(context: cli.Context, stage: str) -> Speed:
         if ran:
             source = f"{file.relative_to(context.root)} ({here}, {ran[-1][2]})"
             return Speed(flops=sum(run[0] for run in ran) / sum(run[1] for run in ran), source=source)
+    if stage in OWN_DATA:
+        return Speed(flops=None, source=f"no {stage.replace('_', '-')} trials have run on such a processor")
     return _measure(context)
 
 

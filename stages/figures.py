@@ -16,12 +16,12 @@ def settle() -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "dnm", "font.size": 9})
 
 
-def blank() -> Figure:
-    """An empty figure of the tables' size."""
+def blank(width: float = 6.4, height: float = 4.0) -> Figure:
+    """An empty figure, in inches; as large as the tables' unless told otherwise."""
     from matplotlib.figure import Figure
 
     settle()
-    return Figure(figsize=(6.4, 4.0), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def svg(drawing: Figure) -> bytes:

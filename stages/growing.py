@@ -106,6 +106,7 @@ def policy_of(job: Job, data: splits.DataSet) -> Policy:
         enable_aggressive_growth=dnm.enable_aggressive_growth,
         operators=dnm.operators,
         theories=dnm.theories,
+        fill=dnm.fill,
         samples_per_parameter=dnm.samples_per_parameter,
         caution=dnm.caution,
         grace=dnm.grace,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages import cli, estimate, trials
-from stages.settings import Settings
+from stages.settings import SECTIONS, Settings, row_of
 
 # Stages whose output never changes: what comes after them need not run again.
 CONSTANT = ("check",)
@@ -18,7 +18,7 @@ class Stage(NamedTuple):
 
     Attributes:
         name: as in dvc.yaml, without the row.
-        row: the row, contest or ranking that it is for; empty for stages over all rows.
+        row: the row, contest, ranking or ablation that it is for; empty for stages over all rows.
         why: what changed.
     """
 
@@ -105,8 +105,8 @@ def page(settings: Settings, root: Path, stages: Sequence[Stage], looked_at: int
     sums = {"trials": 0, "flops": 0, "seconds": 0.0}
     whole = True
     for stage in stages:
-        entries = getattr(settings, stage.name) if stage.name in ("contest", "ranking") else {}
-        row, entry = (entries[stage.row].row, stage.row) if entries else (stage.row, "")
+        entries = getattr(settings, stage.name) if stage.name in SECTIONS else {}
+        row, entry = (row_of(stage.name, stage.row, entries[stage.row]), stage.row) if entries else (stage.row, "")
         context = cli.Context(settings, root, row, entry)
         found = estimate.trials_of(context, stage.name)
         todo = sum(arm.todo for arm in found)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dnm import AddAttention, AddResidual, Divide, Policy, apply, count, replay, trace
-from dnm.choice import cost_after, gated, places
+from dnm import Divide, apply, count, replay, trace
+from dnm.choice import insertions, place_of
 from dnm.cost import Flops
 from dnm.edits import Edit
 from dnm.graph import Graph
+from dnm.sandbox import Sandbox
 from stages import branches
 from stages.data import splits
 from stages.tasks import image_classification as task
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # Units come in these numbers, as DNM adds them: in eights to layers of at least sixteen, else in twos.
 WIDE, MANY, FEW = 16, 8, 2
-# Dimensions of a batch of maps, behind which alone a gate can stand.
-MAPS = 4
 
 
 def uniform_widths(
@@ -205,27 +204,16 @@ class PlannedGrower:
 
     def _insertion(self, operator: str, at: str, target: int, generator: torch.Generator) -> Edit | None:
         """The branch at the plan's place, or by the random rule at one of those that leave the target in reach."""
-
-        def made(path: str, channels: int) -> Edit:
-            if operator == "AddAttention":
-                return AddAttention(path, reduction=min(4, channels), seed=self._seed + self._steps)
-            return AddResidual(path, seed=self._seed + self._steps)
-
         with self._charged():
             graph = self._graph()
-        open_to = {
-            place.path: made(place.path, place.channels)
-            for place in places(self._model, graph)
-            if operator == "AddResidual"
-            or (place.num_dimensions == MAPS and not gated(self._model.get_submodule(place.path)))
-        }
+        open_to = insertions(self._model, graph, operator, seed=self._seed + self._steps)
         if self._rule == "uniform":
-            return open_to[at]
+            return next(edit for edit in open_to if place_of(edit) == at)
+        sandbox = Sandbox(self._model, graph, self._inputs)
         for number in torch.randperm(len(open_to), generator=generator).tolist():
-            edit = list(open_to.values())[number]
-            after = cost_after(self._model, graph, [edit], self._inputs)
+            after = sandbox.after([open_to[number]])
             if after is not None and after.parameters <= target:
-                return edit
+                return open_to[number]
         return None
 
     @contextlib.contextmanager
@@ -261,7 +249,7 @@ def grower_of(
             plan,
             job.arm,
             parameters,
-            fill=Policy().fill,
+            fill=job.settings.dnm.fill,
             rewarm=job.settings.dnm.rewarm,
             seed=job.seed,
         )

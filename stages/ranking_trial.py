@@ -16,6 +16,7 @@ from dnm import Policy, apply, count, trace
 from dnm.choice import Candidate, candidates, with_new_gradients
 from dnm.detect import bottleneck, probe
 from dnm.policy import OPERATORS, THEORIES
+from dnm.sandbox import Sandbox
 from stages import training, trial
 from stages.data import splits
 from stages.tasks import image_classification as task
@@ -59,9 +60,9 @@ def run(job: Job) -> dict[str, Any]:
     train_split, validation_split = (trial.split_of(data, name, job) for name in ("train", "validation"))
     model = trial.model_of(job, data).to(job.execution.device)
     optimizer = training.make_optimizer(model, job.settings.training)
-    start = _Batches(train_split, job, seed=job.seed)
+    start = Batches(train_split, job, seed=job.seed)
     rate = job.settings.training.learning_rate
-    losses = _train(model, optimizer, start, job.moment, lambda step: rate * min(1.0, (step + 1) / WARMUP))
+    losses = train_on(model, optimizer, start, job.moment, lambda step: rate * min(1.0, (step + 1) / WARMUP))
     batch = torch.arange(min(job.settings.dnm.probe_size, len(train_split)), device=train_split.images.device)
     inputs, labels = train_split.batch(batch)
     found = _candidates(model, inputs, labels, job)
@@ -77,8 +78,8 @@ def run(job: Job) -> dict[str, Any]:
             optimizer_.load_state_dict(copy.deepcopy(optimizer.state_dict()))
             if item is not None:
                 apply(edited, item.edit, inputs, [optimizer_])
-            steps = _Batches(train_split, job, seed=seed)
-            losses = _train(edited, optimizer_, steps, job.steps, lambda step: rate * (1.0 - step / job.steps))
+            steps = Batches(train_split, job, seed=seed)
+            losses = train_on(edited, optimizer_, steps, job.steps, lambda step: rate * (1.0 - step / job.steps))
             return task.evaluate(edited, validation_split)[0], sum(losses[:SHORT]) / len(losses[:SHORT])
 
         without, short = outcome(None)
@@ -114,10 +115,10 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-class _Batches:
+class Batches:
     """Batches without end, the same for the same seed."""
 
-    def __init__(self, split: task.Split, job: Job, *, seed: int) -> None:
+    def __init__(self, split: task.Split, job: trial.Job, *, seed: int) -> None:
         self._split, self._settings = split, job.settings.training
         self._order = torch.Generator().manual_seed(2 * seed)
         self._augmentation = torch.Generator().manual_seed(2 * seed + 1)
@@ -129,10 +130,10 @@ class _Batches:
             )  # fmt: skip
 
 
-def _train(
+def train_on(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: _Batches,
+    batches: Batches,
     steps: int,
     rate: Callable[[int], float],
 ) -> list[float]:
@@ -161,9 +162,10 @@ def _candidates(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, jo
     seen = probe.look(model, loss, seed=job.seed)
     measured = bottleneck.measure(seen, THEORIES, labels)
     graph, cost = trace(model, inputs), count(model, inputs)
+    sandbox = Sandbox(model, graph, inputs)
 
     def looked_at(policy: Policy) -> list[Candidate]:
-        found = candidates(model, graph, seen, measured, inputs, cost, policy, seed=job.seed)
+        found = candidates(model, graph, seen, measured, inputs, sandbox, cost, policy, seed=job.seed)
         return with_new_gradients(found, model, graph, loss, inputs)
 
     found: list[Candidate] = []

@@ -13,24 +13,101 @@ COLOURS = {"baseline": "tab:gray", "start": "tab:blue", "dnm": "tab:red", "scrat
 
 def main(context: cli.Context) -> None:
     """Writes `tables/`, `figures/`, `curves.csv` and `machine/setup.*` under `metrics/<scale>/`."""
-    from stages import audit, contest_table, documented, ranking_table, spot_check, tables
+    from stages import (
+        ablation_table,
+        achievements,
+        audit,
+        contest_table,
+        convergence,
+        detection_table,
+        documented,
+        efficiency_table,
+        events_table,
+        few_shot_table,
+        language_table,
+        nas_table,
+        partial,
+        ranking_table,
+        robustness_table,
+        spot_check,
+        tables,
+        transfer_table,
+    )
 
     document = documented.load()
-    rows = context.settings.image_classification
+    context = partial.measured(context)
+    rows, all_rows = context.settings.documented_rows, context.settings.image_classification
     statistics = outputs.read_json(context.metrics / "statistics" / "image_classification.json")
-    sources = {name: outputs.read_json(context.metrics / "prepare" / f"{name}.json")["source"] for name in rows}
+    few_shot = context.settings.few_shot
+    sources = {
+        name: outputs.read_json(context.metrics / "prepare" / f"{name}.json")["source"]
+        for name in (*all_rows, *few_shot, *context.settings.detection)
+    }
     folder = context.metrics / "tables"
 
     stale = spot_check.stale(context)
-    cells = tables.image_classification(document, rows, statistics, sources)
+    searches = outputs.read_json(context.metrics / "statistics" / "nas.json")
+    cells = tables.image_classification(document, rows, statistics, sources, searches)
     outputs.write_csv(folder / "image_classification.csv", cells, tables.CELL_COLUMNS)
     outputs.write_text(
         folder / "image_classification.md",
-        tables.image_classification_page(document, cells, statistics, stale),
+        tables.image_classification_page(
+            document, cells, statistics, {name: trials for name, trials in stale.items() if name in rows}
+        ),
     )
+    cells = nas_table.cells(document, rows, searches, sources)
+    outputs.write_csv(folder / "nas.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "nas.md", nas_table.page(cells, searches))
+    found_convergence = outputs.read_json(context.metrics / "statistics" / "convergence.json")
+    cells = convergence.table(document, rows, found_convergence, sources)
+    outputs.write_csv(folder / "convergence.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "convergence.md", tables.cells_page("Convergence Speed Comparison", cells))
     contests = outputs.read_json(context.metrics / "statistics" / "contest.json")
     outputs.write_csv(folder / "contest.csv", contest_table.cells(contests), contest_table.COLUMNS)
     outputs.write_text(folder / "contest.md", contest_table.page(contests, sources, stale))
+    ablations = outputs.read_json(context.metrics / "statistics" / "ablation.json")
+    for name, title, key, cells in (
+        ("ablation_components", "Component Contribution Analysis", "components",
+         ablation_table.components(document, rows, ablations, sources)),
+        ("ablation_theories", "Theoretical Framework Impact", "theories",
+         ablation_table.theories(document, rows, ablations, sources)),
+        ("ablation_controls", tables.OWN_TABLES["ablation_controls"], "controls",
+         ablation_table.controls(rows, ablations, sources)),
+    ):  # fmt: skip
+        outputs.write_csv(folder / f"{name}.csv", cells, tables.CELL_COLUMNS)
+        outputs.write_text(folder / f"{name}.md", ablation_table.page(title, cells, ablations, key))
+    events = outputs.read_json(context.metrics / "statistics" / "events.json")
+    cells = events_table.cells(document, rows, events, sources)
+    outputs.write_csv(folder / "events.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "events.md", events_table.page(cells, events))
+    perturbed = outputs.read_json(context.metrics / "statistics" / "robustness.json")
+    cells = robustness_table.cells(document, rows, perturbed, sources)
+    outputs.write_csv(folder / "robustness.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "robustness.md", robustness_table.page(cells, perturbed))
+    for name, found in perturbed.items():
+        drawing = robustness_table.figure(f"{found['row']}: {sources[found['row']]}", found)
+        outputs.write_bytes(context.metrics / "figures" / f"robustness-{name}.svg", drawing)
+    transferred = outputs.read_json(context.metrics / "statistics" / "transfer.json")
+    cells = transfer_table.cells(document, all_rows, transferred, sources)
+    outputs.write_csv(folder / "transfer.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "transfer.md", transfer_table.page(document, cells, transferred))
+    shown = outputs.read_json(context.metrics / "statistics" / "few_shot.json")
+    cells = few_shot_table.cells(document, few_shot, shown, sources)
+    outputs.write_csv(folder / "few_shot.csv", cells, few_shot_table.COLUMNS)
+    outputs.write_text(folder / "few_shot.md", few_shot_table.page(document, cells, shown))
+    detected = outputs.read_json(context.metrics / "statistics" / "detection.json")
+    cells = detection_table.cells(document, detected, sources)
+    outputs.write_csv(folder / "object_detection.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "object_detection.md", detection_table.page(document, cells, detected))
+    tasks = context.settings.language
+    read = {name: outputs.read_json(context.metrics / "prepare" / f"{name}.json")["source"] for name in tasks}
+    found_language = outputs.read_json(context.metrics / "statistics" / "language.json")
+    cells = language_table.cells(document, found_language, read)
+    outputs.write_csv(folder / "language.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "language.md", language_table.page(document, cells, found_language, read))
+    cells = achievements.cells(document, statistics, found_convergence, perturbed, events, transferred, shown)
+    outputs.write_csv(folder / "achievements.csv", cells, tables.CELL_COLUMNS)
+    outputs.write_text(folder / "achievements.md", tables.cells_page("Key Achievements", cells))
     rankings = {
         name: outputs.read_json(context.metrics / "ranking" / f"{name}.json") for name in context.settings.ranking
     }
@@ -47,14 +124,26 @@ def main(context: cli.Context) -> None:
             folder / f"{name}.csv", [{k: tables.plain(v) for k, v in c.items()} for c in cells], tables.CELL_COLUMNS
         )
         outputs.write_text(folder / f"{name}.md", tables.cells_page(title, cells))
+    files = {name: context.metrics / "efficiency" / f"{name}.json" for name in rows}
+    counted = {name: outputs.read_json(file) for name, file in files.items() if partial.has_run(context, file)}
+    for name, make in (("memory", efficiency_table.memory), ("inference", efficiency_table.inference)):
+        cells = make(document, {row: rows[row] for row in counted}, counted, sources)
+        outputs.write_csv(folder / f"{name}.csv", cells, tables.CELL_COLUMNS)
+        outputs.write_text(folder / f"{name}.md", tables.cells_page(document.tables[name].title, cells))
+    files = {name: context.metrics / "machine" / f"efficiency-{name}.json" for name in rows}
+    timed = {name: outputs.read_json(file) for name, file in files.items() if file.exists()}
+    page = efficiency_table.measured_page(document, rows, timed, sources)
+    outputs.write_text(context.metrics / "machine" / "inference.md", page)
     _write(folder / "protocol", "Training Protocols", tables.protocol(document, rows))
     _write(folder / "audit", "The document against itself", audit.audit_rows(audit.audit(document)))
     _write(context.metrics / "machine" / "setup", "Experimental Setup", _setup(context, document))
+    outputs.write_text(folder / "index.md", tables.index(document, folder, stale))
     means: list[dict[str, Any]] = []
     for name in rows:
         means += _curves(context, name, sources[name])
         _timeline(context, name)
-    outputs.write_csv(context.metrics / "curves.csv", means, list(means[0]))
+    if means:
+        outputs.write_csv(context.metrics / "curves.csv", means, list(means[0]))
     tracking.log(context, "report")
 
 
@@ -124,12 +213,14 @@ def _curves(context: cli.Context, row: str, source: str) -> list[dict[str, Any]]
 
 
 def _timeline(context: cli.Context, row: str) -> None:
-    """Draws how the first seed's network grew."""
+    """Draws how the first seed's network grew, where its journal says from what; that of older code does not."""
     from stages import timelines
 
     folder = context.metrics / "morphogenesis"
     journals = outputs.read_json(folder / f"{row}.journals.json")
     grown = next(item for item in journals if item["arm"] == "dnm" and item["seed"] == 0)
+    if "start_widths" not in grown:
+        return
     lines = outputs.read_csv(folder / f"{row}.curves.csv")
     curve = [line for line in lines if line["arm"] == "dnm" and line["seed"] == "0"]
     batch_size = context.settings.image_classification[row].training.batch_size

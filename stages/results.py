@@ -18,10 +18,12 @@ from stages.settings_io import read_yaml
 if TYPE_CHECKING:
     from stages.cli import Context
 
-TRAINING_STAGES = ("baseline", "morphogenesis", "contest")
-STAGES = (*TRAINING_STAGES, "ranking", "report")
+TRAINING_STAGES = ("baseline", "morphogenesis", "contest", "ablation", "nas")
+FILES_ALONE = ("ranking", "robustness", "events", "transfer", "few_shot", "detection", "language", "efficiency")
+STAGES = (*TRAINING_STAGES, *FILES_ALONE, "report")
 # What of a row a stage looks at, as dvc.yaml has it: the baseline is not trained again for another way to grow.
 BASELINE_SETTINGS = ("seeds", "data", "networks", "training")
+TARGET_SETTINGS = ("data", "training")
 TABLES = ("image_classification", "runs", "confidence")
 
 
@@ -85,17 +87,21 @@ def read(context: Context, stage: str) -> Results:
     """What `stage` left of the context's row."""
     if stage in TRAINING_STAGES:
         return _read_trials(context, stage)
-    return _read_report(context) if stage == "report" else _read_ranking(context)
+    return _read_report(context) if stage == "report" else _read_files(context, stage)
 
 
 def settings(context: Context, stage: str) -> dict[str, Any]:
     """The settings that a stage looks at, flat: `{"training.epochs": 40, ...}`."""
     # Through JSON, for lists as params.yaml has them.
-    row = json.loads(json.dumps(settings_module.as_plain(context.row)))
+    has_row = stage not in settings_module.OWN_DATA
+    row = json.loads(json.dumps(settings_module.as_plain(context.row))) if has_row else {}
     if stage == "baseline":
         row = {name: row[name] for name in BASELINE_SETTINGS}
     if context.entry:
         row |= {stage: json.loads(json.dumps(settings_module.as_plain(getattr(context, stage))))}
+    if stage == "transfer":
+        target = settings_module.as_plain(context.settings.image_classification[context.transfer.target])
+        row["target"] = json.loads(json.dumps({name: target[name] for name in TARGET_SETTINGS}))
     return _flat({**row, "execution": settings_module.as_plain(context.settings.execution)})
 
 
@@ -108,7 +114,7 @@ def files(context: Context, stage: str) -> list[Path]:
     """The files that say what a stage found of the context's row; other rows may share them."""
     if stage == "report":
         return [context.metrics / "statistics" / "image_classification.json"]
-    if stage == "ranking":
+    if stage in FILES_ALONE:
         return [context.metrics / stage / f"{context.name}.{ending}" for ending in ("json", "csv")]
     return [
         context.metrics / stage / f"{context.name}.{name}" for name in ("trials.csv", "curves.csv", "journals.json")
@@ -155,19 +161,22 @@ def _read_trials(context: Context, stage: str) -> Results:
     )
 
 
-def _read_ranking(context: Context) -> Results:
-    texts = {file.name: file.read_text(encoding="utf-8") for file in files(context, "ranking")}
+def _read_files(context: Context, stage: str) -> Results:
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files(context, stage)}
     content = "\0".join([*texts.values(), _card(context).read_text(encoding="utf-8")])
-    rankings = json.loads(texts[f"{context.name}.json"])["rankings"]
+    summary = json.loads(texts[f"{context.name}.json"])
+    arms = summary["rankings" if stage == "ranking" else "arms"]
+    if stage == "efficiency":
+        arms = {arm: {name: value["mean"] for name, value in of_arm.items()} for arm, of_arm in arms.items()}
     return Results(
-        settings=settings(context, "ranking"),
-        changed=_changed(context, settings(context, "ranking")),
+        settings=settings(context, stage),
+        changed=_changed(context, settings(context, stage)),
         card=outputs.read_json(_card(context)),
         digest=hashlib.sha256(content.encode()).hexdigest(),
-        arms=rankings,
+        arms=arms,
         claims={},
         texts=texts,
-        machine=_machine(context, "ranking"),
+        machine=_machine(context, stage),
     )
 
 
@@ -207,11 +216,14 @@ def _changed(context: Context, flat: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         outputs.write_text(Path(folder) / "params.yaml", shown.stdout)
         committed = read_yaml(Path(folder) / "params.yaml")
-    row = committed.get("image_classification", {}).get(context.row_name)
+    entries = {name: committed.get(name, {}).get(context.entry, {}) for name in settings_module.SECTIONS}
+    # Entries that are not held on a row have no settings of one.
+    own_data = any(entries[name] for name in settings_module.OWN_DATA)
+    row = committed.get("image_classification", {}).get(context.row_name, {} if own_data else None)
     if row is None:
         return {}
-    entries = {name: committed.get(name, {}).get(context.entry, {}) for name in ("contest", "ranking")}
-    old = _flat({**row, **entries, "execution": committed.get("execution", {})})
+    target = committed.get("image_classification", {}).get(entries["transfer"].get("target"), {})
+    old = _flat({**row, **entries, "target": target, "execution": committed.get("execution", {})})
     return {name: value for name, value in flat.items() if name not in old or old[name] != value}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from stages import cli, outputs
-from stages.settings import Row
+from stages.settings import Row, row_of
 
 ARMS = {"baseline": "baseline", "start": "morphogenesis", "dnm": "morphogenesis", "scratch": "morphogenesis"}
 # What a claim is about: its column in the document, the figure of a trial, and how two arms are compared.
@@ -24,28 +25,74 @@ Trials = dict[str, dict[int, dict[str, float]]]
 
 def main(context: cli.Context) -> None:
     """Writes `metrics/<scale>/statistics/*.json` and, from them, `metrics/<scale>/summary.json`."""
-    from stages import contest_statistics, documented
+    from stages import (
+        ablation_statistics,
+        contest_statistics,
+        convergence,
+        detection_statistics,
+        documented,
+        events_statistics,
+        few_shot_statistics,
+        language_statistics,
+        nas_statistics,
+        partial,
+        robustness_statistics,
+        transfer_statistics,
+    )
 
     table = documented.load()
+    context = partial.measured(context)
+    rows = context.settings.documented_rows
+    trials = {name: read_trials(context, name) for name in rows}
     content = {
         name: row_statistics(
-            read_trials(context, name),
+            trials[name],
             row,
             {claim: table.number("image_classification", row.documented_row, claim) for claim in CLAIMS},
         )
-        for name, row in context.settings.image_classification.items()
+        for name, row in rows.items()
     }
     outputs.write_json(context.metrics / "statistics" / "image_classification.json", content)
-    contests = {
-        name: contest_statistics.of_contest(replace(context, row_name=settings.row, entry=name))
-        for name, settings in context.settings.contest.items()
+    outputs.write_json(
+        context.metrics / "statistics" / "convergence.json",
+        {
+            name: convergence.row_convergence(
+                convergence.curves_of(_curves(context, name)),
+                row,
+                convergence.claims_of(table, row.documented_row),
+                trials[name],
+            )
+            for name, row in rows.items()
+        },
+    )
+    of_sections = {
+        "ablation": ablation_statistics.of_ablation,
+        "contest": contest_statistics.of_contest,
+        "detection": detection_statistics.of_detection,
+        "events": events_statistics.of_events,
+        "few_shot": few_shot_statistics.of_few_shot,
+        "nas": nas_statistics.of_nas,
+        "robustness": robustness_statistics.of_robustness,
+        "transfer": transfer_statistics.of_transfer,
     }
-    outputs.write_json(context.metrics / "statistics" / "contest.json", contests)
+    found_of = {
+        section: {
+            name: of_entry(replace(context, row_name=row_of(section, name, entry), entry=name))
+            for name, entry in getattr(context.settings, section).items()
+        }
+        for section, of_entry in of_sections.items()
+    }
+    transfer_statistics.correct(found_of["transfer"])
+    detection_statistics.correct(found_of["detection"])
+    for section, found in found_of.items():
+        outputs.write_json(context.metrics / "statistics" / f"{section}.json", found)
+    found_language = language_statistics.of_language(context)
+    outputs.write_json(context.metrics / "statistics" / "language.json", found_language)
     outputs.write_json(
         context.metrics / "summary.json",
         {
             **{name: summary(found) for name, found in content.items()},
-            "contest": {name: contest_summary(found) for name, found in contests.items()},
+            "contest": {name: contest_summary(found) for name, found in found_of["contest"].items()},
         },
     )
 
@@ -90,10 +137,25 @@ def read_trials(context: cli.Context, row: str) -> Trials:
     """The per-seed figures of a row, by arm and seed."""
     trials: Trials = {}
     for stage in dict.fromkeys(ARMS.values()):
-        for line in outputs.read_csv(context.metrics / stage / f"{row}.trials.csv"):
-            arm, seed = line.pop("arm"), int(line.pop("seed"))
-            line.pop("fingerprint")
-            trials.setdefault(arm, {})[seed] = {key: float(value) for key, value in line.items()}
+        trials |= read_arms(context.metrics / stage / f"{row}.trials.csv")
+    return trials
+
+
+def _curves(context: cli.Context, row: str) -> list[dict[str, str]]:
+    return [
+        line
+        for stage in dict.fromkeys(ARMS.values())
+        for line in outputs.read_csv(context.metrics / stage / f"{row}.curves.csv")
+    ]
+
+
+def read_arms(file: Path) -> Trials:
+    """The per-seed figures in a file of trials, by arm and seed."""
+    trials: Trials = {}
+    for line in outputs.read_csv(file):
+        arm, seed = line.pop("arm"), int(line.pop("seed"))
+        line.pop("fingerprint")
+        trials.setdefault(arm, {})[seed] = {key: float(value) for key, value in line.items()}
     return trials
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from stages import cli, results, tracking
 from stages.cli import ROOT, Context, UserError
 from stages.schema import SettingsError, build
-from stages.settings import Settings, load
+from stages.settings import SECTIONS, Settings, load, row_of
 from stages.settings_io import read_yaml
 
 # The pipeline's stages whose settings, as dvc.lock has them, are those of what a stage left; the last one overrides.
@@ -23,6 +23,15 @@ SETTINGS_FROM = {
     "morphogenesis": ("morphogenesis@{row}",),
     "contest": ("contest@{row}",),
     "ranking": ("ranking@{row}",),
+    "ablation": ("ablation@{row}",),
+    "robustness": ("robustness@{row}",),
+    "events": ("events@{row}",),
+    "transfer": ("transfer@{row}",),
+    "nas": ("nas@{row}",),
+    "few_shot": ("few_shot@{row}",),
+    "detection": ("detection@{row}",),
+    "language": ("language@{row}",),
+    "efficiency": ("efficiency@{row}",),
     "report": ("morphogenesis@{row}", "statistics"),
 }
 
@@ -75,9 +84,11 @@ def _results(files: list[Path], root: Path) -> Iterator[tuple[str, str, str, Con
         settings = load(file)
         for stage in results.STAGES:
             contexts = [Context(settings, root, row) for row in settings.image_classification]
-            if stage in ("contest", "ranking"):
+            if stage in SECTIONS:
                 entries = getattr(settings, stage)
-                contexts = [Context(settings, root, entry.row, name) for name, entry in entries.items()]
+                contexts = [
+                    Context(settings, root, row_of(stage, name, entry), name) for name, entry in entries.items()
+                ]
             for context in contexts:
                 if results.has_run(context, stage):
                     yield settings.scale, stage, context.name, context

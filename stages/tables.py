@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stages.documented import Below, Documented, Range
@@ -11,8 +12,8 @@ from stages.settings import Row
 
 Cells = list[dict[str, Any]]
 
-NO_ROW = "no data set of this row is set up at this scale"
-NO_SEARCH = "no architecture search is run at this scale"
+NO_ROW = "no data set of this row has been measured at this scale"
+NO_SEARCH = "no architecture search of this row has been measured at this scale"
 CELL_COLUMNS = (
     "row", "column", "documented", "measured", "low", "high", "unit", "seeds", "measured_on", "protocol", "verdict",
     "note",
@@ -26,11 +27,25 @@ NOTES = {
     "start": "control: the start network, never grown, at dnm's FLOPs",
     "scratch": "control: dnm's final architecture from the first step, at dnm's FLOPs",
 }
+# Tables of ours, by name.
+OWN_TABLES = {
+    "contest": "Growing against fixed networks at equal FLOPs",
+    "ranking": "Predicted beside realised gains",
+    "ablation_controls": "Growth at other places and times, with other new units",
+    "nas": "Architecture search",
+    "audit": "The document against itself",
+}
+MEASURED_TIMES = ("setup",)
+NOT_YET = "not measured at this scale: no stage for it is set up"
 TITLES = {"start": "Start (control)", "scratch": "Scratch (control)"}
 
 
 def image_classification(
-    documented: Documented, rows: Mapping[str, Row], statistics: Mapping[str, Any], sources: Mapping[str, str]
+    documented: Documented,
+    rows: Mapping[str, Row],
+    statistics: Mapping[str, Any],
+    sources: Mapping[str, str],
+    searches: Mapping[str, Any],
 ) -> Cells:
     """One line per row and column of the document's table, and per control.
 
@@ -39,7 +54,13 @@ def image_classification(
         rows: the settings of the rows that this scale measures.
         statistics: what `stages.statistics` found, by row.
         sources: what each row was measured on.
+        searches: what `stages.nas_statistics` found, by entry.
     """
+    costs: dict[str, float] = {}
+    found = {name: {**of, "arms": {**of["arms"]}} for name, of in statistics.items()}
+    for name, search in by_row(searches).items():
+        found[name]["arms"]["nas"] = search["arms"]["nas"]
+        costs[name] = search["searches"]["nas"]["search"]["mean"]
     measured = {row.documented_row: name for name, row in rows.items()}
     cells: Cells = []
     for row, claimed in documented.tables["image_classification"].rows.items():
@@ -49,13 +70,22 @@ def image_classification(
                 "unit": "points" if column == "improvement" else "%",
             }  # fmt: skip
             name = measured.get(row)
-            if name is None or column == "nas":
+            if name is None or (column == "nas" and "nas" not in found[name]["arms"]):
                 cell |= {"verdict": str(Verdict.NOT_MEASURED), "note": NO_ROW if name is None else NO_SEARCH}
             else:
-                cell |= _measured(statistics[name], column)
+                cell |= _measured(found[name], column)
+                if column == "nas":
+                    cell["note"] = (
+                        f"a search of {costs[name]:.2f} times a DNM run's training FLOPs; table nas says more"
+                    )
                 cell |= {"measured_on": sources[name], "protocol": rows[name].protocol}
             cells.append(cell)
     return cells
+
+
+def by_row(searches: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture search that fills each row: the first one that is held on it."""
+    return {found["row"]: found for found in reversed(list(searches.values()))}
 
 
 def _measured(found: Mapping[str, Any], column: str) -> dict[str, Any]:
@@ -110,10 +140,10 @@ def image_classification_page(
         if cell["verdict"] == Verdict.NOT_MEASURED and (cell["note"] == NO_SEARCH or cell["column"] == "dnm")
     )
     own = {name: [trial for trial in trials if "/" not in trial] for name, trials in stale.items()}
-    if any(own.values()):
-        parts += ["## Stale", "", "Measured with other settings, data or code than today's:", ""]
-        parts += [*(f"- {name}: {', '.join(trials)}" for name, trials in own.items() if trials), ""]
-    return "\n".join([*parts, "## Not measured", "", *reasons, ""])
+    parts += _stale(own)
+    if reasons:
+        parts += ["## Not measured", "", *reasons, ""]
+    return "\n".join(parts)
 
 
 def _claims(found: Mapping[str, Any]) -> list[str]:
@@ -125,8 +155,8 @@ def _claims(found: Mapping[str, Any]) -> list[str]:
     for name, claim in found["claims"].items():
         lines.append([
             NOTES[name], _signed(claim["documented"]), _signed(claim["mean"]), _interval(claim["low"], claim["high"]),
-            str(claim["num_seeds"]), _p(claim["p_value"]), _p(claim["holm_p_value"]),
-            f"{_p(claim['sign_flip_p'])} ({_p(claim['sign_flip_floor'])})",
+            str(claim["num_seeds"]), p_value(claim["p_value"]), p_value(claim["holm_p_value"]),
+            sign_flip(claim),
             _interval(claim["bootstrap_low"], claim["bootstrap_high"]), f"**{claim['verdict']}**",
         ])  # fmt: skip
     return markdown(heads, lines)
@@ -134,7 +164,12 @@ def _claims(found: Mapping[str, Any]) -> list[str]:
 
 def _controls(found: Mapping[str, Any]) -> list[str]:
     lines = [
-        [f"dnm - {name}", _signed(control["mean"]), _interval(control["low"], control["high"]), _p(control["p_value"])]
+        [
+            f"dnm - {name}",
+            _signed(control["mean"]),
+            _interval(control["low"], control["high"]),
+            p_value(control["p_value"]),
+        ]
         for name, control in found["controls"].items()
     ]
     return markdown(["Difference", "Measured", "95% CI", "t p"], lines)
@@ -224,6 +259,31 @@ def protocol(documented: Documented, rows: Mapping[str, Row]) -> Cells:
     return lines
 
 
+def index(documented: Documented, folder: Path, stale: Mapping[str, Sequence[str]]) -> str:
+    """The document's tables in its order, and ours, with what holds them, as Markdown.
+
+    Args:
+        documented: the document.
+        folder: where the tables have been written.
+        stale: by row or data, the records that are not of today's settings, data and code.
+    """
+
+    def place(name: str) -> str:
+        if name in MEASURED_TIMES:
+            return f"[machine/{name}.md](../machine/{name}.md), which differs from run to run"
+        return f"[{name}.md]({name}.md), [{name}.csv]({name}.csv)" if (folder / f"{name}.csv").exists() else NOT_YET
+
+    lines = [[table.title, place(name)] for name, table in documented.tables.items()]
+    own = [[title, f"[{name}.md]({name}.md)"] for name, title in OWN_TABLES.items() if (folder / f"{name}.md").exists()]
+    heads = markdown(["Table of the document", "Here"], lines)
+    return "\n".join(["# Tables", "", *heads, "", *markdown(["Ours", "Here"], own), "", *_stale(stale)])
+
+
+def _stale(stale: Mapping[str, Sequence[str]]) -> list[str]:
+    found = [f"- {name}: {', '.join(trials)}" for name, trials in stale.items() if trials]
+    return ["## Stale", "", "Measured with other settings, data or code than today's:", "", *found, ""] if found else []
+
+
 def cells_page(title: str, cells: Cells) -> str:
     """Cells as one Markdown table."""
     shown = [column for column in CELL_COLUMNS if any(cell[column] != "" for cell in cells)]
@@ -277,5 +337,18 @@ def _interval(low: float, high: float) -> str:
     return f"[{low:+.2f}, {high:+.2f}]"
 
 
-def _p(value: float) -> str:
+def with_interval(value: float, low: float, high: float, *, signed: bool = False) -> str:
+    """A figure and its interval, two digits."""
+    if signed:
+        return f"{_signed(value)} {_interval(low, high)}"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def sign_flip(difference: Mapping[str, Any]) -> str:
+    """The sign-flip p of a paired difference, and the least that its seeds can give."""
+    return f"{p_value(difference['sign_flip_p'])} ({p_value(difference['sign_flip_floor'])})"
+
+
+def p_value(value: float) -> str:
+    """Four digits, or that it is smaller."""
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -124,7 +124,8 @@ def record(context: Context, stage: str) -> bool:
         if not is_there:
             for run in there:
                 client.delete_run(run.info.run_id)
-            log_it = {"report": _log_report, "ranking": _log_ranking}.get(stage, _log_trials)
+            others = dict.fromkeys(results.FILES_ALONE, _log_files) | {"report": _log_report}
+            log_it = others.get(stage, _log_trials)
             log_it(client, experiment, context, found, tags)
         if stage == "report":
             _tag_with_verdicts(client, experiment, context, found, tags)
@@ -177,8 +178,9 @@ def _log_trial(client, experiment: str, parent: str, found: results.Results, tri
     client.set_terminated(run, end_time=end)
 
 
-def _log_ranking(client, experiment: str, context: Context, found: results.Results, tags: dict[str, str]) -> None:
-    run = _create(client, experiment, _name(found, context.name, "ranking"), {**tags, "dnm.kind": "ranking"}, found)
+def _log_files(client, experiment: str, context: Context, found: results.Results, tags: dict[str, str]) -> None:
+    kind = tags["dnm.stage"]
+    run = _create(client, experiment, _name(found, context.name, kind), {**tags, "dnm.kind": kind}, found)
     points = [(f"{figure}/{name}", value, 0) for name, of in found.arms.items() for figure, value in of.items()]
     client.log_batch(run, metrics=_metrics(points))
     for name, text in found.texts.items():
@@ -352,7 +354,7 @@ def _is_local(where: str) -> bool:
 def _rows(context: Context) -> list[Context]:
     if context.row_name:
         return [context]
-    return [dataclasses.replace(context, row_name=name) for name in context.settings.image_classification]
+    return [dataclasses.replace(context, row_name=name) for name in context.settings.documented_rows]
 
 
 def _within(seconds: float | None, task: Callable[[], object]) -> None:

@@ -115,7 +115,8 @@ def run(job: Job) -> dict[str, Any]:
 def settle(execution: Execution) -> None:
     """Sets torch up for a trial."""
     torch.set_num_threads(execution.threads)
-    torch.use_deterministic_algorithms(True)
+    # As `torch.use_deterministic_algorithms(True)`, which brings in the compiler, and that takes seconds.
+    torch.set_deterministic_debug_mode("error")
     # Nothing here reads memory that it did not write; filling it costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 

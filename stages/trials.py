@@ -53,13 +53,15 @@ def run(
         jobs: picklable.
         title: shown with the progress.
         finished: called in this process with each job and its result, as they come.
-        preload: modules that the fork server imports once, so that the children need not (making an optimizer imports
-            the compiler).
+        preload: modules that the fork server imports once, besides the task's own, so that the children need not
+            (making an optimizer imports the compiler).
     """
     if not jobs:
         return []
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    # A test's module would bring more with it than the task.
+    own = [task.__module__] if task.__module__.startswith("stages.") else []
+    context.set_forkserver_preload(list(dict.fromkeys([*preload, *own])))
     results: dict[int, Any] = {}
     progress = Progress(title, len(jobs))
     executor = ProcessPoolExecutor(

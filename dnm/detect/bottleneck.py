@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from dnm.cost import product
 from dnm.detect import expressivity, information, manifold, tangent
 from dnm.detect.estimates import Estimate, jackknife
 from dnm.detect.probe import LayerProbe, Probe
@@ -156,7 +157,7 @@ def _gradient(layer: LayerProbe, gradient: Tensor) -> Estimate:
     """Root mean square of the loss gradient of the weights; its standard error is that of the sampled positions'."""
 
     def norm(samples: Tensor) -> Tensor:
-        made = torch.einsum("npo,npi->oi", layer.gradients[samples], layer.inputs[samples])
+        made = product(layer.gradients[samples].flatten(0, 1).T, layer.inputs[samples].flatten(0, 1))
         return made.norm() * layer.scale / len(samples) / math.sqrt(gradient.numel())
 
     rows = torch.arange(len(layer.inputs), device=gradient.device)

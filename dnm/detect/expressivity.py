@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from dnm.cost import product
 from dnm.detect.estimates import Estimate, halves, samples
 from dnm.errors import DnmError
 
@@ -78,7 +79,7 @@ def residual(
     for fitted, other in _both_ways(data, seed):
         slope, source, target = _fit(data[fitted], wanted[fitted], ridge, bias)
         place = other if crossed else fitted
-        result[place] = wanted[place] - target - (data[place] - source) @ slope
+        result[place] = wanted[place] - target - product(data[place] - source, slope)
     return result
 
 
@@ -122,9 +123,9 @@ def new_unit_gain(
     for fitted, other in _both_ways(data, seed):
         slope, source, target = _fit(data[fitted], wanted[fitted], ridge, bias)
         # The right singular vectors of S^(-1/2) N, without the root.
-        products = (data[fitted] - source).flatten(0, 1).T @ (wanted[fitted] - target).flatten(0, 1)
-        best = torch.linalg.eigh(products.T @ slope).eigenvectors[:, -units:]
-        made = (data[other] - source) @ (slope @ best) @ best.T
+        products = product((data[fitted] - source).flatten(0, 1).T, (wanted[fitted] - target).flatten(0, 1))
+        best = torch.linalg.eigh(product(products.T, slope)).eigenvectors[:, -units:]
+        made = product(product(data[other] - source, product(slope, best)), best.T)
         gains = (made * wanted[other]).sum((1, 2))
         value += float(gains.sum()) / len(data)
         variance += float(gains.var()) / len(gains)
@@ -161,9 +162,9 @@ def _fit(data: Tensor, wanted: Tensor, ridge: float, bias: bool) -> tuple[Tensor
     if penalty == 0:
         return data.new_zeros(width, wanted.shape[1]), source, target
     if width <= num:
-        matrix = data.T @ data
+        matrix = product(data.T, data)
         matrix.diagonal().add_(penalty)
-        return torch.linalg.solve(matrix, data.T @ wanted), source, target
-    matrix = data @ data.T
+        return torch.linalg.solve(matrix, product(data.T, wanted)), source, target
+    matrix = product(data, data.T)
     matrix.diagonal().add_(penalty)
-    return data.T @ torch.linalg.solve(matrix, wanted), source, target
+    return product(data.T, torch.linalg.solve(matrix, wanted)), source, target

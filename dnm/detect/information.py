@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dnm.cost import product
 from dnm.detect.estimates import Estimate, classes, halves, jackknife, samples
 from dnm.errors import DnmError
 
@@ -150,7 +151,7 @@ def scatters(data: Tensor) -> Callable[[Tensor], Tensor]:
     flat = centred.flatten(0, 1)
     # Below it is the rounding of the differences that make up the scatter of most samples.
     floor = 1e-12 * float(centred.square().sum())
-    whole = flat.T @ flat if width <= num * each else flat @ flat.T
+    whole = product(flat.T, flat) if width <= num * each else product(flat, flat.T)
     sums = centred.sum(1)
 
     def scatter(kept: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ def scatters(data: Tensor) -> Callable[[Tensor], Tensor]:
             left_out = torch.ones(num, dtype=torch.bool, device=data.device)
             left_out[kept] = False
             gone, total = centred[left_out].flatten(0, 1), sums[kept].sum(0)
-            result = whole - gone.T @ gone - torch.outer(total, total) / (len(kept) * each)
+            result = whole - product(gone.T, gone) - torch.outer(total, total) / (len(kept) * each)
         else:
             rows = (kept[:, None] * each + torch.arange(each, device=data.device)).flatten()
             result = whole[rows][:, rows]
@@ -192,18 +193,18 @@ def _evidence(
     if len(data) < width:
         # Means differ only within the span of the data, and so do discriminants.
         basis = torch.linalg.qr(data.T).Q
-        data, other = data @ basis, other @ basis
+        data, other = product(data, basis), product(other, basis)
     members = torch.nn.functional.one_hot(target, len(present)).to(data.dtype)
     sizes = members.sum(0)
-    means = (members.T @ data) / sizes[:, None]
+    means = product(members.T, data) / sizes[:, None]
     within = data - means[target]
-    covariance = within.T @ within / len(data)
+    covariance = product(within.T, within) / len(data)
     # Classes that do not vary within would have an infinite discriminant; features that do not vary at all need none.
     scale = max(float(covariance.trace()) / width, 1e-12 * spread) if spread > 0 else 1.0
     shrunk = (1 - shrinkage) * covariance
     shrunk.diagonal().add_(shrinkage * scale)
     slopes = torch.linalg.solve(shrunk, means.T)
-    return other @ slopes - 0.5 * (means * slopes.T).sum(1), (sizes / len(data)).log(), place[known]
+    return product(other, slopes) - 0.5 * (means * slopes.T).sum(1), (sizes / len(data)).log(), place[known]
 
 
 def _gains(evidence: Tensor, log_prior: Tensor, target: Tensor, factor: Tensor | float) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dnm.cost import product
 from dnm.detect.estimates import Estimate, classes, jackknife, samples
 from dnm.detect.information import exponential_entropy
 from dnm.errors import DnmError
@@ -51,15 +52,15 @@ def gradient_gram(inputs: Tensor, output_gradients: Tensor) -> Tensor:
         step = max(1, LARGEST // (each * num * each))
         for start in range(0, num, step):
             rows = slice(start, start + step)
-            products = (data[rows].flatten(0, 1) @ data.flatten(0, 1).T).mul_(
-                gradients[rows].flatten(0, 1) @ gradients.flatten(0, 1).T
+            products = product(data[rows].flatten(0, 1), data.flatten(0, 1).T).mul_(
+                product(gradients[rows].flatten(0, 1), gradients.flatten(0, 1).T)
             )
             kernel[rows] = products.reshape(-1, each, num, each).sum((1, 3))
     else:
         step = max(1, LARGEST // (num * num_in))
         for start in range(0, num_out, step):
-            weights = (gradients[:, :, start : start + step].mT @ data).flatten(1)
-            kernel += weights @ weights.T
+            weights = product(gradients[:, :, start : start + step].mT, data).flatten(1)
+            kernel += product(weights, weights.T)
     return kernel
 
 
@@ -122,7 +123,7 @@ def alignment(kernel: Tensor, labels: Tensor | None = None) -> Estimate:
             block, rows = matrix[kept][:, kept], members[kept]
             rows = rows - rows.mean(0)
             block = block - block.mean(0) - block.mean(1, keepdim=True) + block.mean()
-            return _ratio((rows * (block @ rows)).sum(), block.norm() * (rows.T @ rows).norm())
+            return _ratio((rows * product(block, rows)).sum(), block.norm() * product(rows.T, rows).norm())
 
     return jackknife(cosine, index)
 

@@ -19,6 +19,7 @@ from dnm.graph import Graph, Member
 from dnm.operators import fresh
 from dnm.operators import units as at
 from dnm.operators.units import Line, Places, Reindex
+from dnm.recording import unseen
 from dnm.reindex import select
 
 
@@ -67,18 +68,20 @@ def carry_out(
     if edit.fill == "gradmax" and loss is not None:
         rows = fresh.gradmax(model, plan, len(edit.units), loss, edit.group)
     reindexes, added = [], {}
-    for tensor, members in at.by_tensor(model, found):
-        values, lines = tensor.data, []
-        for member in members:
-            places = at.widen(member, tensor.shape[member.dimension], plan["width"], edit.units)
-            fill = _outgoing if member.reads else _incoming
-            values, line = fill(values, member, places, edit, generator)
-            if rows is not None and not member.reads and values.dim() > 1:
-                values.index_copy_(member.dimension, places.added.to(values.device), rows)
-            lines.append(line)
-            added[member.tensor] = places.added
-        reindexes.append(Reindex(tensor, tuple(lines), values))
-    restore = at.replace(model, reindexes, optimizers)
+    # Watched, such many small operations take several times as long.
+    with unseen():
+        for tensor, members in at.by_tensor(model, found):
+            values, lines = tensor.data, []
+            for member in members:
+                places = at.widen(member, tensor.shape[member.dimension], plan["width"], edit.units)
+                fill = _outgoing if member.reads else _incoming
+                values, line = fill(values, member, places, edit, generator)
+                if rows is not None and not member.reads and values.dim() > 1:
+                    values.index_copy_(member.dimension, places.added.to(values.device), rows)
+                lines.append(line)
+                added[member.tensor] = places.added
+            reindexes.append(Reindex(tensor, tuple(lines), values))
+        restore = at.replace(model, reindexes, optimizers)
     try:
         if edit.fill != "twin" and example_inputs is not None:
             fresh.calibrate(model, found, added, example_inputs)

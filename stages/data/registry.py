@@ -7,9 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.data import cifar, digits, fashion_mnist, folders, pneumonia_mnist, published, splits, stl10, synthetic
+from stages.data import (
+    cifar,
+    digits,
+    fashion_mnist,
+    folders,
+    lesions,
+    pneumonia_mnist,
+    published,
+    splits,
+    stl10,
+    synthetic,
+)
 from stages.data.reading import Reading
-from stages.data.settings import Data, Digits, Files, Folder, Npz, Synthetic
+from stages.data.settings import Data, Digits, Files, Folder, Lesions, Npz, Synthetic
 
 
 def _synthetic(settings: Synthetic, _: Path) -> Reading:
@@ -24,6 +35,20 @@ def _synthetic(settings: Synthetic, _: Path) -> Reading:
     )
     return Reading(
         train=train, test=test, class_names=class_names, source="generated strokes", licence="MIT, as this repository"
+    )
+
+
+def _lesions(settings: Lesions, _: Path) -> Reading:
+    train, test, class_names = lesions.generate(
+        classes=settings.classes,
+        size=settings.size,
+        train=settings.train,
+        test=settings.test,
+        difficulty=settings.difficulty,
+        seed=settings.seed,
+    )
+    return Reading(
+        train=train, test=test, class_names=class_names, source="generated lesions", licence="MIT, as this repository"
     )
 
 
@@ -53,6 +78,7 @@ PUBLISHED = {data.source: data for data in (cifar.CIFAR10, cifar.CIFAR100, fashi
 # Each takes the row's settings and the folder that they name.
 READERS: dict[str, Callable[[Any, Path], Reading]] = {
     "synthetic": _synthetic,
+    "lesions": _lesions,
     "digits": _digits,
     **dict.fromkeys(PUBLISHED, _files),
     "pneumonia_mnist": _npz,

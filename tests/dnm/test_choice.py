@@ -13,14 +13,15 @@ from torch import nn
 
 from dnm import AddAttention, AddResidual, Connect, Divide, apply, count, trace
 from dnm.calibration import Calibration, Terms
-from dnm.choice import Candidate, candidates, choose, cost_after, with_new_gradients
-from dnm.cost import Cost
+from dnm.choice import Candidate, candidates, choose, with_new_gradients
+from dnm.cost import Cost, Work
 from dnm.detect import probe
 from dnm.detect.estimates import Estimate
 from dnm.detect.new_gradient import new_gradients
 from dnm.edits import Edit
 from dnm.events import Row
 from dnm.policy import OPERATORS, Outlook, Policy
+from dnm.sandbox import Sandbox
 
 
 class Network(nn.Module):
@@ -45,7 +46,14 @@ def found(policy: Policy, model: nn.Module | None = None) -> list[Candidate]:
     other, inputs, labels = model_and_batch()
     model = model or other
     seen = probe.look(model, lambda: nn.functional.cross_entropy(model(inputs), labels))
-    return candidates(model, trace(model, inputs), seen, {}, inputs, count(model, inputs), policy)
+    graph = trace(model, inputs)
+    sandbox = Sandbox(model, graph, inputs)
+    return candidates(model, graph, seen, {}, inputs, sandbox, count(model, inputs), policy)
+
+
+def work(model: nn.Module, inputs: torch.Tensor) -> Work:
+    cost = count(model, inputs)
+    return Work(cost.parameters, cost.forward, cost.training)
 
 
 def test_every_operator_has_its_places() -> None:
@@ -230,16 +238,15 @@ def test_edits_that_meet_in_a_layer_are_counted_together() -> None:
     policy = Policy(theories=(), max_edits_per_event=3, samples_per_parameter=1e-3, enable_aggressive_growth=True)
     items = found(policy)
 
-    def together(edits: Sequence[Edit]) -> Cost | None:
-        return cost_after(model, graph, edits, inputs)
+    sandbox = Sandbox(model_and_batch()[0], graph, inputs)
 
-    def take(policy: Policy) -> tuple[list[Candidate], list[Row], Cost]:
-        return choose(items, cost, together, OUTLOOK, Calibration(("Divide",), ()), policy)
+    def take(policy: Policy) -> tuple[list[Candidate], list[Row], Work]:
+        return choose(items, cost, sandbox.after, OUTLOOK, Calibration(("Divide",), ()), policy)
 
     taken, _, after = take(policy)
     for item in taken:
         apply(model, item.edit, inputs)
-    assert count(model, inputs) == after
+    assert work(model, inputs) == after
     apart = cost.parameters + sum(item.added_parameters for item in taken)
     assert apart < after.parameters
     # A limit that the sum of what each adds keeps, and all of them together do not.

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import dnm
-from dnm.cost import first_sample
+from dnm.cost import Products, count_ahead, count_work, first_sample, product
 
 FLOAT, LONG = 4, 8
 
@@ -121,6 +121,36 @@ OTHERS = {
 def test_equal_to_torchs_counter_on_other_layers(kind):
     model, shape = OTHERS[kind]
     check_against_torch(model(), torch.randn(3, *shape))
+
+
+def frozen_first(model):
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: chain(nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+        lambda: frozen_first(chain(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(96, 2))),
+        lambda: chain(nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(6, 5, bias=False)),
+        lambda: chain(nn.Flatten(2), nn.Linear(64, 8), Calls(lambda x: x @ x.transpose(1, 2)), nn.Linear(4, 3)),
+    ],
+)
+def test_the_backward_pass_is_known_ahead(make):
+    model, inputs = make().eval(), torch.randn(2, 4, 8, 8)
+    ahead = count_ahead(model, inputs)
+    assert ahead == count_work(model, inputs) and ahead.training == dnm.count(model, inputs).training > ahead.forward
+
+
+def test_products_are_told_to_all_who_count():
+    first, second = torch.randn(4, 3, 5), torch.randn(5, 7)
+    with Products() as outer:
+        product(first, second)
+        with Products() as inner:
+            assert torch.equal(product(second.T, second), second.T @ second)
+    product(first, second)
+    assert (inner.flops, outer.flops) == (2 * 7 * 7 * 5, 2 * 12 * 7 * 5 + 2 * 7 * 7 * 5)
 
 
 @pytest.mark.parametrize(

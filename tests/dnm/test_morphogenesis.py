@@ -282,7 +282,7 @@ def test_an_event_that_hurts_is_taken_back_bit_for_bit(optimizer: str) -> None:
 def test_a_run_resumes_exactly_in_a_grace_period(optimizer: str, hurts: bool) -> None:
     policy = but(
         GREEDY,
-        event_times=(0.05, 0.4),
+        event_times=(0.05, 0.35),
         rollback=True,
         grace=0.2,
         operators=("Divide", "AddResidual"),

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages import arms, outputs, report, statistics
+from stages import arms, efficiency, outputs, report, statistics
 from stages.cli import Context
 from stages.settings import Row, Settings
 
@@ -29,6 +29,10 @@ def make_context(root: Path, row: Row, execution) -> Context:
         image_classification={"strokes": row},
         contest={},
         ranking={},
+        ablation={},
+        robustness={},
+        events={},
+        nas={},
     )
     return Context(settings, root, "strokes")
 
@@ -70,6 +74,13 @@ def leave(context: Context, stage: str, shift: float = 0.0) -> None:
 
 def leave_report(context: Context) -> None:
     """Runs statistics and report on what the training stages left; the report logs itself."""
+    counted = [
+        {"arm": arm, "seed": seed, **dict.fromkeys(efficiency.FIGURES, 100 + number + seed)}
+        for number, arm in enumerate(efficiency.ARMS)
+        for seed in range(SEEDS)
+    ]
+    found = {"batch_size": context.row.training.batch_size, **efficiency.statistics(counted)}
+    outputs.write_json(context.metrics / "efficiency" / f"{context.row_name}.json", found)
     of_all = dataclasses.replace(context, row_name="")
     statistics.main(of_all)
     report.main(of_all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stages import bench, cli, documented, estimate, outputs, plan, trial
-from stages.settings import Row, Settings, load
+from stages.settings import Nas, Row, Settings, load
 from tests.stages import small_pipeline
 from tests.stages.small_pipeline import ROOT
 
@@ -50,6 +51,13 @@ def status(*arguments: str) -> int:
         ("fashion-mnist --dnm", ["morphogenesis@fashion_mnist"]),
         ("stl10 --scale paper --baseline", ["scales/paper/dvc.yaml:baseline@stl10"]),
         ("cifar10 --scale workstation --dnm", [f"{WORKSTATION}:morphogenesis@cifar10"]),
+        (
+            "efficiency",
+            [f"efficiency@{row}" for row in ("cifar10", "cifar100", "imagenet", "fashion_mnist", "stl10")],
+        ),
+        ("efficiency --scale workstation", [f"{WORKSTATION}:efficiency@cifar10"]),
+        ("few-shot", ["few_shot@characters"]),
+        ("few-shot --scale workstation", [f"{WORKSTATION}:few_shot@omniglot"]),
         ("all", ["dvc.yaml"]),
         ("all --scale workstation", [WORKSTATION]),
         ("report", ["report"]),
@@ -70,11 +78,6 @@ def test_every_command_of_the_document_has_one(capsys: pytest.CaptureFixture[str
         assert f"usage: dnm-bench {name} " in capsys.readouterr().out
     rows = [row.replace("_", "-") for row in document.tables["image_classification"].rows]
     assert sorted(rows) == sorted(bench.ROWS)
-    # What no stage measures has no figures; the day that one does, this says so.
-    for name, tables in bench.NOT_MEASURED.items():
-        covered = document.scripts[f"{name.replace('-', '_')}_benchmark.py"].covers
-        assert tables == " and ".join(covered)
-        assert not [table for table in covered if list(ROOT.glob(f"metrics/*/tables/{table}.csv"))]
 
 
 def refused(capsys: pytest.CaptureFixture[str], message: str, *arguments: str) -> None:
@@ -86,8 +89,6 @@ def refused(capsys: pytest.CaptureFixture[str], message: str, *arguments: str) -
 
 
 def test_what_is_not_measured_says_so(called: list[list[str]], capsys) -> None:
-    refused(capsys, "no stage makes its tables (few_shot); measured are cifar10, cifar100, imagenet", "few-shot")
-    refused(capsys, "efficiency is not measured yet", "efficiency", "--scale", "paper", "--plan")
     refused(capsys, "the workstation scale has no row fashion_mnist", "fashion-mnist", "--scale", "workstation")
     assert called == []
 
@@ -184,6 +185,10 @@ def tiny_context(tmp_path: Path, tiny_row: Row, execution) -> cli.Context:
         image_classification=rows,
         contest={},
         ranking={},
+        ablation={},
+        robustness={},
+        events={},
+        nas={},
     )
     return cli.Context(settings, tmp_path, "tiny")
 
@@ -207,6 +212,19 @@ def leave(context: cli.Context, stage: str, spent: dict[str, int], processor: st
         {"arm": arm, "seed": 0, "seconds": 2.0, "processor": processor, "date": "2026-01-02T03:04:05"} for arm in spent
     ]
     outputs.write_json(context.metrics / "machine" / f"{stage}-tiny.json", {"trials": trials})
+
+
+def test_a_search_costs_a_multiple_of_growing_and_a_training(tiny_context: cli.Context) -> None:
+    entry = Nas(row="tiny", seeds=2, cost=3.0, rungs=1, reduction=2, longest=1.0, random=True)
+    settings = dataclasses.replace(tiny_context.settings, nas={"search": entry})
+    context = dataclasses.replace(tiny_context, settings=settings, entry="search")
+    (baseline,) = estimate.trials_of(tiny_context, "baseline")
+    assert baseline.flops is not None
+    found = estimate.trials_of(context, "nas")
+    assert [(one.arm, one.todo, one.how) for one in found] == [("nas", 2, "<="), ("nas_random", 2, "<=")]
+    assert {one.flops for one in found} == {round(4 * 1.15 * baseline.flops)}
+    leave(tiny_context, "morphogenesis", {"dnm": 500}, "x")
+    assert {one.flops for one in estimate.trials_of(context, "nas")} == {round(1500 + 1.15 * baseline.flops)}
 
 
 def test_what_the_last_trials_spent_says_what_growing_costs(tiny_context: cli.Context) -> None:

@@ -25,7 +25,8 @@ def context(tiny_row: Row, tiny_data: Path, execution: Execution, tmp_path: Path
     settings = Settings(
         scale="tiny", root=".", params_file="params.yaml",
         execution=dataclasses.replace(execution, keep_records=True),
-        image_classification={"strokes": tiny_row}, contest=SETTINGS, ranking={},
+        image_classification={"strokes": tiny_row}, contest=SETTINGS, ranking={}, ablation={}, robustness={}, events={},
+        nas={},
     )  # fmt: skip
     found = cli.Context(settings, tmp_path, "strokes", "small")
     for folder in ("dnm", "stages"):

@@ -203,8 +203,11 @@ def outcome(root: Path, content: bytes, stage: types.ModuleType, has_row: bool) 
 def check_that_it_would_run(found: Settings) -> None:
     """What trials and tables do with settings, as far as that needs no data."""
     json.dumps(as_plain(found), allow_nan=False)
-    for row in found.image_classification.values():
+    for row in found.documented_rows.values():
         DOCUMENT.number("image_classification", row.documented_row, "baseline")
+    for entry in found.transfer.values():
+        DOCUMENT.number("transfer", entry.documented_row, "improvement")
+    for row in found.image_classification.values():
         samples = settings_checks.training_samples(row.data)
         total = row.training.epochs * ((50_000 if samples is None else samples) // row.training.batch_size)
         assert total > 0 or samples is None
@@ -233,7 +236,7 @@ def check_that_its_networks_fit(row: Row) -> None:
 def test_it_runs_or_ends_in_one_message(repository: Path, mutated: Callable[[], st.SearchStrategy[bytes]]) -> None:
     tried: dict[bytes, bool] = {}
 
-    @settings(EXAMPLES, max_examples=160)
+    @settings(EXAMPLES, max_examples=240)
     @given(content=mutated(), stage=st.sampled_from(STAGES))
     def check(content: bytes, stage: tuple[types.ModuleType, bool]) -> None:
         found = outcome(repository, content, *stage)
@@ -317,8 +320,19 @@ def test_what_loads_at_the_ends_of_its_ranges_trains(tmp_path: Path) -> None:
     def check(row: dict[str, Any]) -> None:
         nonlocal trained
         file = tmp_path / "params.yaml"
+        rows = CONTENTS["embedded"]["image_classification"]
+        other = {**rows[ROW], "documented_row": "none"}
+        content = {
+            **CONTENTS["embedded"],
+            "image_classification": {ROW: row, "other": other, "medical": rows["medical"]},
+        }
+        for section in ("ablation", "robustness", "events"):
+            content[section] = {name: {**entry, "seeds": 2} for name, entry in content[section].items()}
+        # Searches and transfers ask more of a row.
+        content["nas"] = {"search": {**content["nas"]["search"], "row": "other"}}
+        content["transfer"] = {"moved": {**content["transfer"]["medical_natural"], "target": "other"}}
         with file.open("w", encoding="utf-8") as stream:
-            YAML(typ="safe", pure=True).dump({**CONTENTS["embedded"], "image_classification": {ROW: row}}, stream)
+            YAML(typ="safe", pure=True).dump(content, stream)
         try:
             found = load(file)
         except cli.SettingsError:

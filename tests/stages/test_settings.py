@@ -14,12 +14,12 @@ from ruamel.yaml import YAML
 
 from dnm import count
 from stages import documented, settings_checks
-from stages.data import digits, pneumonia_mnist, registry
+from stages.data import digits, lesions, pneumonia_mnist, registry
 from stages.data.errors import DataError
 from stages.data.registry import PUBLISHED, READERS
-from stages.data.settings import Digits, Files, Folder, Synthetic
+from stages.data.settings import Digits, Files, Folder, Lesions, Npz, Synthetic
 from stages.schema import SettingsError
-from stages.settings import Row, Settings, as_plain, load
+from stages.settings import Detection, Row, Settings, Transfer, as_plain, load
 from stages.settings_io import read_yaml
 from stages.tasks import image_classification as task
 
@@ -32,7 +32,9 @@ DATA, NETWORKS, TRAINING, DNM = ((*ROW, section) for section in ("data", "networ
 def images_of(settings: Settings, row: str) -> tuple[int, int, int]:
     """Channels, size and classes of a row's images."""
     data = settings.image_classification[row].data
-    if isinstance(data, Synthetic):
+    if isinstance(data, Npz):
+        return 1, pneumonia_mnist._SIZE, len(pneumonia_mnist.CLASS_NAMES)
+    if isinstance(data, Synthetic | Lesions):
         return data.channels, data.size, data.classes
     if isinstance(data, Digits):
         return 1, digits.SIZE, len(digits.CLASS_NAMES)
@@ -78,15 +80,15 @@ def test_the_start_network_costs_at_most_35_percent_of_the_baseline(scale_file: 
 
 
 def test_every_row_of_the_document_has_an_embedded_row() -> None:
-    rows = load(ROOT / "params.yaml").image_classification
+    rows = load(ROOT / "params.yaml").documented_rows
     assert [row.documented_row for row in rows.values()] == list(documented.load().tables["image_classification"].rows)
 
 
 def test_the_paper_scale_is_the_document() -> None:
     settings, document = load(ROOT / "scales/paper/params.yaml"), documented.load()
-    assert list(settings.image_classification) == list(document.tables["image_classification"].rows)
+    assert list(settings.documented_rows) == list(document.tables["image_classification"].rows)
     protocol = document.tables["protocol"].rows
-    for name, row in settings.image_classification.items():
+    for name, row in settings.documented_rows.items():
         assert (row.documented_row, row.data.source, row.protocol) == (name, name, "documented")
         assert row.seeds == document.figure("runs", "cifar10", "runs")
         for block, section in (("training_config", row.training), ("dnm_config", row.dnm)):
@@ -99,14 +101,37 @@ def test_what_the_checks_know_of_the_sources() -> None:
     sizes |= {"digits": digits.SIZE, "pneumonia_mnist": pneumonia_mnist._SIZE}
     assert sizes == settings_checks.SIZES
     # The others have a setting for it.
-    assert READERS.keys() - sizes.keys() == {"synthetic", "imagenet", "folder"}
+    assert READERS.keys() - sizes.keys() == {"synthetic", "lesions", "imagenet", "folder"}
     train, test = digits.generate(train=1000, test=settings_checks.DIGITS - 1000, distortion=0.0, seed=0)
     assert len(train) + len(test) == settings_checks.DIGITS
 
 
 def test_the_rows_that_settings_may_measure_are_the_documents() -> None:
     stated = get_args(get_type_hints(Row)["documented_row"])
-    assert sorted(stated) == sorted(documented.load().tables["image_classification"].rows)
+    assert sorted(stated) == sorted([*documented.load().tables["image_classification"].rows, "none"])
+
+
+def test_the_transfers_that_settings_may_hold_are_the_documents() -> None:
+    table = documented.load().tables["transfer"]
+    assert list(get_args(get_type_hints(Transfer)["documented_row"])) == list(table.rows)
+    embedded = load(ROOT / "params.yaml").transfer
+    assert [entry.documented_row for entry in embedded.values()] == list(table.rows)
+    rows = documented.load().tables["image_classification"].rows
+    for row, pair in settings_checks.PAIRS.items():
+        assert table.rows[row].title == " → ".join(rows[name].title for name in pair)
+
+
+def test_the_rows_of_detection_are_the_documents() -> None:
+    rows = list(documented.load().tables["object_detection"].rows)
+    assert list(get_args(get_type_hints(Detection)["documented_row"])) == rows
+    assert [entry.documented_row for entry in load(ROOT / "params.yaml").detection.values()] == rows
+
+
+def test_several_rows_may_be_none_of_the_documents(tmp_path: Path) -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    content["image_classification"]["others"] = content["image_classification"]["medical"]
+    found = load(write(tmp_path / "params.yaml", content))
+    assert set(found.image_classification) - set(found.documented_rows) == {"medical", "others"}
 
 
 @pytest.mark.parametrize("train, classes, validation", [(20, 10, 0.5), (23, 10, 0.2), (101, 3, 0.25), (1000, 7, 0.01)])
@@ -116,6 +141,16 @@ def test_training_samples_are_those_that_are_left(train: int, classes: int, vali
         validation=validation,
     )  # fmt: skip
     assert settings_checks.training_samples(data) == len(registry.load(data, ROOT).train)
+
+
+@pytest.mark.parametrize("train, classes, validation", [(20, 6, 0.5), (101, 5, 0.25)])
+def test_training_samples_of_lesions(train: int, classes: int, validation: float) -> None:
+    data = Lesions(
+        source="lesions", classes=classes, size=8, train=train, test=1, difficulty=0.9, seed=0, validation=validation
+    )
+    found = registry.load(data, ROOT)
+    assert settings_checks.training_samples(data) == len(found.train)
+    assert (found.train.images.shape[3], found.class_names) == (data.channels, lesions.CLASS_NAMES[:classes])
 
 
 @pytest.mark.parametrize("train, validation, seed", [(20, 0.5, 0), (400, 0.2, 4), (1000, 0.37, 1), (1790, 0.01, 2)])
@@ -152,6 +187,11 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
+PRUNED = {"row": "cifar10", "seeds": 2, "steps": 2, "prune_at": 0.5, "prune_tolerance": 0.1}
+CHARACTERS = read_yaml(ROOT / "params.yaml")["few_shot"]["characters"]
+SCENES = read_yaml(ROOT / "params.yaml")["detection"]["coco"]
+PICTURES = read_yaml(ROOT / "scales" / "paper" / "params.yaml")["detection"]["coco"]["data"]
+
 MISTAKES = {
     "unknown key": ((*TRAINING, "learning_rat"), 0.1, "learning_rat is not a setting; did you mean 'learning_r"),
     "far from any key": ((*TRAINING, "qqq"), 1, "training.qqq is not a setting; known keys: batch_size"),
@@ -176,8 +216,8 @@ MISTAKES = {
     "infinite": ((*DNM, "max_parameters"), float("inf"), "max_parameters is inf, expected at least 0.0 and at most 1"),
     "unknown choice": ((*TRAINING, "optimizer"), "adamw", "expected one of AdamW, SGD; did you mean 'AdamW'?"),
     "truth for a choice": ((*TRAINING, "optimizer"), True, "optimizer is bool True, expected one of AdamW, SGD"),
-    "unknown source": ((*DATA, "source"), "mnist", "data.source is str 'mnist', expected one of synthetic, digi"),
-    "no source": ((*DATA, "source"), ..., "data.source is missing, expected one of synthetic, digits, cifar10, cif"),
+    "unknown source": ((*DATA, "source"), "mnist", "data.source is str 'mnist', expected one of synthetic, lesi"),
+    "no source": ((*DATA, "source"), ..., "data.source is missing, expected one of synthetic, lesions, digits, cifar"),
     "keys of another source": ((*DATA, "source"), "stl10", "data.channels is not a setting; known keys: source, fo"),
     "a key of another source": ((*DATA, "folder"), "x", "data.folder is not a setting"),
     "two channels": ((*DATA, "channels"), 2, "channels is 2, expected 1 or 3"),
@@ -197,6 +237,118 @@ MISTAKES = {
     "wider than the baseline": ((*NETWORKS, "start"), [[4], [8, 17], [16, 24]], r"start\[1\] is \[8, 17\], expected"),
     "batch of more than there are": ((*TRAINING, "batch_size"), 641, "is 641, expected at most 640, the training"),
     "crops beside the image": ((*TRAINING, "crop_padding"), 16, "padding is 16, expected less than the 16 pixels"),
+    "more seeds than the row": (("ablation", "parts", "seeds"), 11, "ablation.parts.seeds is 11, expected at most"),
+    "never pruned": (("events", "gains", "prune_at"), 0.0, "gains.prune_at is 0, expected a fraction of the run"),
+    "a row that is not there": (("robustness", "perturbed", "row"), "x", "perturbed.row is 'x', expected one of"),
+    "a row's name": (("events", "cifar10"), PRUNED, "events has an entry 'cifar10', expected a name that no row has"),
+    "another section's name": (("events", "parts"), PRUNED, "an entry 'parts', expected a name that no ablation has"),
+    "more seeds than the source": (
+        ("transfer", "cifar10_stl10", "seeds"), 11, "cifar10_stl10.seeds is 11, expected at most the source's 10"
+    ),
+    "a source that is not there": (("transfer", "cifar10_stl10", "source"), "x", "source is 'x', expected one of cifa"),
+    "a target that is not there": (("transfer", "cifar10_stl10", "target"), "x", "target is 'x', expected one of cifa"),
+    "to where it comes from": (
+        ("transfer", "medical_natural", "target"), "medical", "target is medical, expected another row than source"
+    ),
+    "another pair's row": (
+        ("transfer", "medical_natural", "documented_row"), "cifar10_to_stl10", "is cifar10_to_stl10, that of cifar10_"
+    ),
+    "another pair's data": (
+        ("transfer", "cifar10_stl10", "target"), "cifar100", "leads from cifar10 to cifar100, expected cifar10 to stl10"
+    ),
+    "an unknown pair": (("transfer", "medical_natural", "documented_row"), "medical_to_art", "expected one of cifar10"),
+    "more ways than test classes": (
+        ("few_shot", "characters", "data", "test"), 4, "characters.ways is 5, expected at most the 4 classes of test"
+    ),
+    "more ways than training classes": (
+        ("few_shot", "characters", "meta", "ways"), 61, "meta.ways is 61, expected at most the 60 training classes"
+    ),
+    "too few drawings to train on": (
+        ("few_shot", "characters", "meta", "shots"), 36, "meta takes 41 drawings of a class, expected at most the 40"
+    ),
+    "nothing to learn from": (
+        ("few_shot", "characters", "queries"), 40, "queries takes 41 drawings of a class, expected at most the 40"
+    ),
+    "more characters than memory": (
+        ("few_shot", "characters", "data"), {**CHARACTERS["data"], "train": 10**4, "drawings": 10**4},
+        "all characters take 25753600000 bytes of pixels, expected at most 4294967296; lower their numbers, drawings"
+    ),
+    "features of another number": (
+        ("few_shot", "characters", "networks", "start"), [[4], [6], [24]], "start ends with 24 channels, expected the"
+    ),
+    "few-shot learning that stops early": (
+        ("few_shot", "characters", "training", "early_stopping"), True, "early_stopping is true, expected false"
+    ),
+    "few-shot learning by plateau": (
+        ("few_shot", "characters", "dnm"), {**CHARACTERS["dnm"], "trigger": "plateau", "event_times": []},
+        "dnm.trigger is plateau, expected scheduled"
+    ),
+    "too few test episodes": (("few_shot", "characters", "episodes"), 599, "episodes is 599, expected at least 600"),
+    "a few-shot source like another": (
+        ("few_shot", "characters", "data", "source"), "character", "did you mean 'characters'?"
+    ),
+    "a row's name for few-shot learning": (
+        ("few_shot", "cifar10"), CHARACTERS, "few_shot has an entry 'cifar10', expected a name that no row has"
+    ),
+    "a detector's row twice": (
+        ("detection", "open_images", "documented_row"), "coco", "documented_row is coco, that of coco too, expected an"
+    ),
+    "a detector's unknown row": (("detection", "coco", "documented_row"), "voc", "expected one of coco, pascal_voc, o"),
+    "fewer objects than the fewest": (
+        ("detection", "coco", "data", "most"), 2, "coco.data.most is 2, expected at least fewest, which is 4"
+    ),
+    "smaller objects than the smallest": (
+        ("detection", "coco", "data", "largest"), 0.1, "data.largest is 0.1, expected at least smallest, which is 0.14"
+    ),
+    "more scenes than memory": (
+        ("detection", "coco", "data", "train"), 10**6, "all scenes take .* bytes of pixels, expected at most 42949672"
+    ),
+    "a detector's source like another": (("detection", "coco", "data", "source"), "scene", "did you mean 'scenes'?"),
+    "tested on what is trained on": (
+        ("detection", "coco", "data"), {**PICTURES, "test": "train2017"}, "test is train2017, expected another split"
+    ),
+    "channels that no norm divides": (
+        ("detection", "coco", "detector", "pyramid"), 20, "detector.pyramid is 20, expected a multiple of 8"
+    ),
+    "more levels than blocks": (
+        ("detection", "coco", "detector", "levels"), 5, "detector.levels is 5, expected at most 4, the number of blo"
+    ),
+    "maps that are too large": (
+        ("detection", "coco", "detector", "levels"), 3, "largest maps have sides of 32, expected a quarter of the 64"
+    ),
+    "other towers than RetinaNet's": (
+        ("detection", "coco", "detector", "head"), "retinanet", "convolutions is 1 with head: retinanet, expected 4"
+    ),
+    "a size that no pooling divides": (
+        ("detection", "coco", "data", "size"), 72, "data.size is 72, expected a multiple of 16: the maps of detector"
+    ),
+    "a size that the rival's poolings do not divide": (
+        ("detection", "coco", "data", "size"), 48, "data.size is 48, expected a multiple of 32: the maps of resnet.lev"
+    ),
+    "a detector's crops": (
+        ("detection", "coco", "training", "crop_padding"), 2, "crop_padding is 2, expected 0: a crop would cut objects"
+    ),
+    "a detector that stops early": (
+        ("detection", "coco", "training", "early_stopping"), True, "early_stopping is true, expected false: detectors"
+    ),
+    "a detector by plateau": (
+        ("detection", "coco", "dnm"), {**SCENES["dnm"], "trigger": "plateau", "event_times": []},
+        "dnm.trigger is plateau, expected scheduled: detectors"
+    ),
+    "a detector's batch of more than there are": (
+        ("detection", "coco", "training", "batch_size"), 10**5, "batch_size is 100000, expected at most [0-9]+, the tr"
+    ),
+    "a few-shot entry's name for detection": (
+        ("detection", "characters"), SCENES, "detection has an entry 'characters', expected a name that no few_shot has"
+    ),
+    "too many kinds of lesion": (("image_classification", "medical", "data", "classes"), 7, "expected at least 2 and"),
+    "a search on more seeds": (("nas", "search", "seeds"), 11, "nas.search.seeds is 11, expected at most the row"),
+    "a rung of no epoch": (("nas", "search", "rungs"), 5, r"the first of 5 rungs has 0.11 of 40 epochs, expected"),
+    "nothing on the last rung": (("nas", "search", "longest"), 0, "the first of 2 rungs has 0 of 40 epochs, expected"),
+    "no halving": (("nas", "search", "reduction"), 1, "nas.search.reduction is 1, expected at least 2 and at most 100"),
+    "a search for nothing": (("nas", "search", "cost"), 0, "nas.search.cost is 0, expected at least 0.001 and at most"),
+    "a search of nothing": ((*DNM, "operators"), [], "search.row is cifar10, whose dnm.operators is empty, expected"),
+    "another fill": ((*DNM, "fill"), "twins", "fill is str 'twins', expected one of zero, twin, pair, gradmax; did"),
     "one image a class": ((*DATA, "train"), 19, "data.train is 19, expected at least 20: one image of each class to"),
     "more than memory": ((*DATA, "test"), 10**7, "take 7680614400 bytes of pixels, expected at most 4294967296"),
     "more digits than there are": (
@@ -230,6 +382,16 @@ def test_mistakes_are_refused(place: tuple[str, ...], value: Any, message: str, 
         load(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_crops_of_a_target_fit_into_its_sources_images(tmp_path: Path) -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    content["image_classification"]["cifar10"]["training"]["crop_padding"] = 8
+    assert load(write(tmp_path / "params.yaml", content)).transfer
+    medical = content["image_classification"]["medical"]
+    medical["data"]["size"], medical["training"]["crop_padding"] = 8, 1
+    with pytest.raises(SettingsError, match="crop_padding of cifar10 is 8, expected less than the 8 pixels of medical"):
+        load(write(tmp_path / "params.yaml", content))
 
 
 def test_a_row_whose_name_is_no_file_name_is_refused(tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ from ruamel.yaml import YAML
 from stages import outputs, sync, tracking
 from stages import settings as settings_module
 from stages.cli import Context, UserError
-from stages.settings import Contest, Ranking, Row
+from stages.settings import Ablation, Contest, Events, Nas, Ranking, Robustness, Row, Transfer
+from stages.settings_io import read_yaml
+from tests.stages import tiny_detection, tiny_few_shot
 from tests.stages.left_behind import ARMS, SEEDS, leave, leave_report, make_context
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy|alembic).*")
+ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = 1 + SEEDS + 1 + 3 * SEEDS + 1
 
 
@@ -41,10 +44,26 @@ def context(tmp_path: Path, tiny_row: Row, execution, empty_store: Path, monkeyp
 
 def plain(context: Context) -> dict[str, Any]:
     content = json.loads(json.dumps(settings_module.as_plain(context.settings)))
+    row = context.settings.image_classification["strokes"]
     contest = Contest(row="strokes", pflop=1e-6, seeds=2, factors=(2.0,))
     ranking = Ranking(row="strokes", seeds=2, moments=(2,), steps=2, continuations=2)
+    moved = Transfer(documented_row="medical_to_natural", source="others", target="strokes", seeds=2, epochs=2)
     # Without results of theirs, which is no failure.
-    sections = {"contest": {"small": asdict(contest)}, "ranking": {"states": asdict(ranking)}}
+    sections = {
+        "contest": {"small": asdict(contest)},
+        "ranking": {"states": asdict(ranking)},
+        "ablation": {"parts": asdict(Ablation(row="strokes", seeds=2, prune_at=0.8, prune_tolerance=0.1))},
+        "robustness": {"perturbed": asdict(Robustness(row="strokes", seeds=2, images=2))},
+        "events": {"gains": asdict(Events(row="strokes", seeds=2, steps=2, prune_at=0.8, prune_tolerance=0.1))},
+        "nas": {
+            "search": asdict(Nas(row="strokes", seeds=2, cost=1.0, rungs=1, reduction=3, longest=1.0, random=False))
+        },
+        "transfer": {"moved": asdict(moved)},
+        "detection": {"scenes": asdict(tiny_detection.entry(row))},
+        "few_shot": {"characters": {**asdict(tiny_few_shot.entry(row)), "episodes": 600}},
+        "language": read_yaml(ROOT / "params.yaml")["language"],
+    }
+    content["image_classification"]["others"] = {**content["image_classification"]["strokes"], "documented_row": "none"}
     return content | json.loads(json.dumps(sections))
 
 

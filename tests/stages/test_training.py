@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -563,3 +565,14 @@ def test_a_bare_loop_gives_the_same_bits(
     assert same_bits(model, bare)
     assert run.epochs[0].train_loss == pytest.approx(np.mean(losses[:PER_EPOCH]), rel=1e-6)
     assert run.epochs[1].train_loss == pytest.approx(np.mean(losses[PER_EPOCH:]), rel=1e-6)
+
+
+def test_a_trial_is_deterministic_without_the_compiler() -> None:
+    code = (
+        "import sys, torch; from stages import trial; from stages.settings import Execution; "
+        "trial.settle(Execution(cpu_caps=True, threads=1, device='cpu', precision='float32', keep_records=False)); "
+        "print(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), "
+        "'torch._inductor' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["True", "False", "False"]

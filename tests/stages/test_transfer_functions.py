@@ -12,12 +12,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from stages import transfer
+from stages import transfer_learning
 from stages.data import splits
 from stages.settings import Training
 from stages.tasks import image_classification as task
 from stages.training import Length, train
-from stages.transfer import Features, features, fine_tune, linear_probe, matched
+from stages.transfer_learning import Features, features, fine_tune, linear_probe, matched
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -139,6 +139,18 @@ def test_features_follow_a_grown_network() -> None:
     assert np.array_equal(features(model, split).values, before)
 
 
+def test_a_branch_behind_the_last_layer_goes_with_it(target, settings: Training) -> None:
+    from dnm import AddResidual, apply
+
+    model, split = network(), split_of(noise())
+    before = features(model, split).values
+    plain = state(tuned(model, target, settings, length=Length(steps=3))[0])
+    apply(model, AddResidual(str(len(model) - 1)), split.batch(torch.arange(2))[0])
+    assert not isinstance(model[-1], nn.Linear)
+    assert np.array_equal(features(model, split).values, before)
+    assert same(state(tuned(model, target, settings, length=Length(steps=3))[0]), plain)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_features_leave_the_network_as_it_is(training: bool) -> None:
     model = network().train(training)
@@ -171,11 +183,11 @@ def test_the_probe_against_scikit_learn(seed: int, best: float) -> None:
     parts = clouds(60, 1.5, seed), clouds(300, 1.5, seed + 1), clouds(900, 1.5, seed + 2)
     inputs = [standardised(part, parts[0]) for part in parts]
     scores = {}
-    for candidate in transfer.CANDIDATES:
+    for candidate in transfer_learning.CANDIDATES:
         regression = LogisticRegression(C=candidate, max_iter=1000).fit(inputs[0], parts[0].labels)
         scores[candidate] = [regression.score(values, part.labels) for values, part in zip(inputs, parts, strict=True)]
     assert max(scores, key=lambda candidate: (scores[candidate][1], -candidate)) == best
-    assert linear_probe(*parts) == transfer.Probe(best, *scores[best][1:], converged=True)
+    assert linear_probe(*parts) == transfer_learning.Probe(best, *scores[best][1:], converged=True)
 
 
 def test_the_probe_minimizes_the_penalized_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +198,7 @@ def test_the_probe_minimizes_the_penalized_loss(monkeypatch: pytest.MonkeyPatch)
     part = clouds(90, 1.5, 0)
     linear_probe(part, part, part)
     values = np.hstack([standardised(part, part), np.zeros((90, 1))])
-    assert tuple(each.C for each in fitted) == transfer.CANDIDATES
+    assert tuple(each.C for each in fitted) == transfer_learning.CANDIDATES
     for regression in fitted[:5]:
         logits = values @ regression.coef_.T + regression.intercept_
         chances = np.exp(logits - logits.max(1, keepdims=True))
@@ -200,7 +212,7 @@ def test_the_probe_separates_what_can_be_separated() -> None:
     found = linear_probe(clouds(60, 0.05, 0), clouds(60, 0.05, 1), clouds(600, 0.05, 2))
     assert (found.validation_accuracy, found.test_accuracy) == (1.0, 1.0)
     # All candidates are as good, so the strongest penalty is chosen.
-    assert found.inverse_regularization == transfer.CANDIDATES[0]
+    assert found.inverse_regularization == transfer_learning.CANDIDATES[0]
 
 
 def test_the_probe_chooses_on_validation_data() -> None:
@@ -221,7 +233,7 @@ def test_the_probe_chooses_on_validation_data() -> None:
 
 
 def test_the_probe_says_that_it_did_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "ITERATIONS", 1)
+    monkeypatch.setattr(transfer_learning, "ITERATIONS", 1)
     part = clouds(60, 2.0, 0)
     assert not linear_probe(part, part, part).converged
 

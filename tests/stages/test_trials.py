@@ -53,6 +53,18 @@ def test_the_number_of_workers_changes_nothing(make_job: Callable, tiny_row: Row
     assert multiprocessing.active_children() == []
 
 
+def test_what_a_stages_task_imports_is_imported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import tables
+
+    asked: list[list[str]] = []
+    kind = type(multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr(kind, "set_forkserver_preload", lambda self, modules: asked.append(modules))
+    assert trials.run(tables.plain, [True], title="plain", preload=("json",)) == ["true"]
+    # A test's module would bring more with it than the task.
+    assert trials.run(len, ["ab"], title="length", preload=("json",)) == [2]
+    assert asked == [["json", "stages.tables"], ["json"]]
+
+
 def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_row, monkeypatch) -> None:
     from stages import trial
 

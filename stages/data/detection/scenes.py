@@ -12,14 +12,13 @@ that scene `i` of a split does not depend on how many are asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from stages.data.detection.annotations import Picture, Pictures, check
 from stages.data.errors import DataError
 from stages.data.exact import choose, direction, pixel_centres, stream, to_bytes, uniform
-from stages.schema import within
+from stages.data.settings import Scenes
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring", "angle", "diamond", "crescent")
 TEXTURES = ("plain", "striped", "chequered", "halved")
@@ -29,25 +28,6 @@ SPLITS = ("train", "validation", "test")
 SEEN = 0.6
 _PLACES = 12  # that are tried for an object
 _SAMPLES = 3  # a pixel's side, for the part of it that an object covers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenes:
-    """Scenes drawn by `stages.data.detection.scenes`."""
-
-    source: Literal["scenes"]
-    size: int = within(32, 256)  # height and width, pixels
-    classes: int = within(2, 32)
-    imbalance: float = within(1.0, 1000.0)  # how much more frequent the first class is than the last, along 1/rank
-    fewest: int = within(1, 6)  # objects of a scene
-    most: int = within(1, 6)  # at least fewest
-    smallest: float = within(0.08, 0.8)  # an object's longer side, before it is turned, as a fraction of the image's
-    largest: float = within(0.08, 0.8)  # at least smallest
-    train: int = within(1)  # scenes
-    validation: int = within(1)  # scenes
-    test: int = within(1)  # scenes
-    difficulty: float = within(0.0, 1.0)  # scales clutter, loss of contrast and noise
-    seed: int = within(0)  # of all scenes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +18,7 @@ from stages.data import parquet
 from stages.data.errors import DataError, told
 from stages.data.language import Corpus, Texts, check, groups_of
 from stages.data.reading import check_label
-from stages.schema import within
-
-
-@dataclass(frozen=True, kw_only=True)
-class Glue:
-    """One of GLUE's tasks, from files."""
-
-    source: Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
-    folder: str  # train.parquet and validation.parquet, their shards or parts, or GLUE's train.tsv and dev.tsv
-    seed: int = within(0)  # of the validation split
-    validation: float = within(0.01, 0.5)  # fraction of train
+from stages.data.settings import Glue
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,34 +13,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from stages.data.errors import DataError
 from stages.data.exact import stream
 from stages.data.language import Answer, Corpus, Questions, Texts
-from stages.schema import within
+from stages.data.settings import Grammar
 
 _TEST_SHARE = 4  # one of so many sets of words is the test split's
 _PATIENCE = 2000  # sentences in a row that are not new
 _TASKS = ("acceptability", "entailment", "sentiment", "questions")
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grammar:
-    """Sentences written by `stages.data.language.grammars`."""
-
-    source: Literal["acceptability", "entailment", "sentiment", "questions"]
-    train: int = within(4)  # samples before the validation split is taken; even, as they come in pairs
-    test: int = within(2)  # samples, even
-    clauses: int = within(1, 3)  # how deep sentences nest, or how many facts they tell
-    seed: int = within(0)
-    validation: float = within(0.01, 0.5)  # fraction of train
 
 
 class _Sample(NamedTuple):
@@ -309,11 +296,11 @@ _Fact = tuple[str, str, str]
 
 
 def _entailment(random: np.random.Generator, clauses: int) -> _Pair | None:
-    """Who did what to whom, in one of several clauses, some of which are only hoped or denied."""
+    """Who did what to whom, in one plain clause or in one of several, some of which are only hoped or denied."""
     num = 1 + _below(random, clauses)
     claims = [_one(random, _CLAIMS if num > 1 else _CLAIMS[:1]) for _ in range(num)]
     # What a relative clause says is so even where the sentence around it is denied, or is it? Plain ones there.
-    plain = not all(so for _, so in claims)
+    plain = clauses == 1 or not all(so for _, so in claims)
     kinds = [_STRAIGHT if _below(random, 3) else _TURNED for _ in range(num)]
     forms = [_one(random, kind[:2] if plain else kind) for kind in kinds]
     cast = [f"the {noun}" for noun in _some(random, _PEOPLE, 2 + num)]
@@ -339,7 +326,8 @@ def _entailment(random: np.random.Generator, clauses: int) -> _Pair | None:
         other, found = told(*exchange)
         if fact not in found and all(x != y for x, _, y in found):
             who, verb, whom = fact
-            hypothesis = f"{who} {verb} {whom} ." if _below(random, 4) else f"{whom} was {verb} by {who} ."
+            is_active = clauses == 1 or _below(random, 4)
+            hypothesis = f"{who} {verb} {whom} ." if is_active else f"{whom} was {verb} by {who} ."
             return _Sample(premise, hypothesis, 0), _Sample(other, hypothesis, 1)
     return None
 
@@ -408,7 +396,6 @@ def _sentiment(random: np.random.Generator, clauses: int) -> _Pair | None:
     return _Sample(text(found), "", label(found)), _Sample(text(other := _one(random, candidates)), "", label(other))
 
 
-_ADULTS = _words("old young tall kind")
 _PLACES = _words("garden castle forest market tower harbour")
 _TOLD = ("{a} {p} {b} in {l} .", "{b} was {p} by {a} in {l} .", "in {l} {a} {p} {b} .", "in {l} {b} was {p} by {a} .")
 # Questions, the fields that they give (who, verb, whom, place) and the field that they ask for.
@@ -425,9 +412,9 @@ _ASKED = (
 
 
 def _questions(random: np.random.Generator, clauses: int) -> _Pair | None:
-    """Facts told one after the other, and a question about one of them; two words exchanged leave it no answer."""
-    num = 1 + clauses
-    cast = [f"the {_one(random, _ADULTS)} {noun}" for noun in _some(random, _PEOPLE, num + 1)]
+    """A fact, or several one after the other, and a question about one; two words exchanged leave it no answer."""
+    num = clauses
+    cast = [f"the {noun}" for noun in _some(random, _PEOPLE, num + 1)]
     verbs = _some(random, _TRANSITIVE, num)
     places = [f"the {place}" for place in _some(random, _PLACES, num)]
     told = [_one(random, _TOLD) for _ in range(num)]

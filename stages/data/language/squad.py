@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,21 +14,11 @@ from stages.data import parquet
 from stages.data.errors import DataError, told
 from stages.data.language import Answer, Corpus, Questions, check
 from stages.data.language.glue import check_text, parquet_rows, read_utf8
-from stages.schema import within
+from stages.data.settings import Squad
 
 _SIZES = (130319, 11873)
 _NAMES = {"train": "train-v2.0.json", "validation": "dev-v2.0.json"}
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", bool: "true or false"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Squad:
-    """SQuAD 2.0, from files."""
-
-    source: Literal["squad2"]
-    folder: str  # train.parquet and validation.parquet, their shards, or train-v2.0.json and dev-v2.0.json
-    seed: int = within(0)  # of the validation split, which parts articles, not questions
-    validation: float = within(0.01, 0.5)  # fraction of train
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ spells them would then be read as them; they stand before it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -33,6 +33,7 @@ class Encoded:
         offsets: int64, `num x length x 2`; characters of its text in which a token begins and ends; 0 for tokens that
             are of no text.
         truncated: how many rows were longer and are cut off.
+        unanswered: of questions, how many have an answer of which a part was cut off, so that none is marked.
     """
 
     ids: np.ndarray
@@ -40,6 +41,7 @@ class Encoded:
     second: np.ndarray
     offsets: np.ndarray
     truncated: int
+    unanswered: int = 0
 
 
 def train(texts: Iterable[str], size: int, *, lowercase: bool = True) -> Tokenizer:
@@ -82,40 +84,42 @@ def size_of(tokenizer: Tokenizer) -> int:
     return tokenizer.get_vocab_size() + NUM_SPECIAL
 
 
-def encode(tokenizer: Tokenizer, texts: Texts, length: int) -> Encoded:
+def encode(tokenizer: Tokenizer, texts: Texts, length: int, *, cut: bool = False) -> Encoded:
     """Sentences or pairs of them, at fixed length.
-
-    What is too long loses its end; of a pair the longer one first, until both are of half the room.
 
     Args:
         tokenizer: from `train`.
         texts: `num` rows.
         length: tokens of a row.
+        cut: whether what is too long loses its end; of a pair the longer one first, until both are of half the room.
 
     Raises:
-        DataError: the length has no room for a token of each text.
+        DataError: a row is too long and `cut` is false, or the length has no room for a token of each text.
     """
-    return _laid_out([_encoded(tokenizer, part) for part in (texts.first, texts.second) if part], length)
+    return _laid_out([_encoded(tokenizer, part) for part in (texts.first, texts.second) if part], length, cut, texts)
 
 
-def encode_questions(tokenizer: Tokenizer, questions: Questions, length: int) -> tuple[Encoded, np.ndarray]:
-    """Questions, each followed by its context, at fixed length; cut off as by `encode`.
+def encode_questions(
+    tokenizer: Tokenizer, questions: Questions, length: int, *, cut: bool = False
+) -> tuple[Encoded, np.ndarray]:
+    """Questions, each followed by its context, at fixed length.
 
     Args:
         tokenizer: from `train`.
         questions: `num` rows.
         length: tokens of a row.
+        cut: as of `encode`. A question whose answer is not all in what is left counts as one without.
 
     Returns:
         The rows, and the positions of the first and the last token of each first answer, int64, `num x 2`; 0, where
         CLS stands, for a question without one.
 
     Raises:
-        DataError: a row's first answer is cut off, or the length has no room for a token of each text.
+        DataError: as `encode`.
     """
     parts = [_encoded(tokenizer, part) for part in (questions.questions, questions.contexts)]
-    found = _laid_out(parts, length)
-    spans = np.zeros((len(questions), 2), np.int64)
+    found = _laid_out(parts, length, cut, questions)
+    spans, unanswered = np.zeros((len(questions), 2), np.int64), 0
     for row, answers in enumerate(questions.answers):
         if not answers:
             continue
@@ -123,14 +127,11 @@ def encode_questions(tokenizer: Tokenizer, questions: Questions, length: int) ->
         # A token may hold more than the answer; all that overlap it are its.
         inside = found.second[row] & (found.offsets[row, :, 0] < end) & (found.offsets[row, :, 1] > start)
         positions = np.flatnonzero(inside)
-        if not len(positions) or found.offsets[row, positions[-1], 1] < end:
-            needed = len(parts[0][row][0]) + len(parts[1][row][0]) + 3
-            raise DataError(
-                f"{questions.place(row)}: its answer {answers[0].text!r} is cut off at {length} tokens, expected all "
-                f"of it within them; the row needs {needed}: raise the length, or leave the question out"
-            )
-        spans[row] = positions[0], positions[-1]
-    return found, spans
+        if len(positions) and found.offsets[row, positions[-1], 1] >= end:
+            spans[row] = positions[0], positions[-1]
+        else:
+            unanswered += 1
+    return replace(found, unanswered=unanswered), spans
 
 
 def answer_texts(encoded: Encoded, questions: Questions, spans: np.ndarray) -> list[str]:
@@ -154,7 +155,7 @@ def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[_Row]:
     ]
 
 
-def _laid_out(parts: list[list[_Row]], length: int) -> Encoded:
+def _laid_out(parts: list[list[_Row]], length: int, cut: bool, of: Texts | Questions) -> Encoded:
     room = length - 1 - len(parts)
     if room < len(parts):
         raise DataError(
@@ -165,6 +166,12 @@ def _laid_out(parts: list[list[_Row]], length: int) -> Encoded:
     second, offsets = np.zeros((num, length), bool), np.zeros((num, length, 2), np.int64)
     truncated = 0
     for row, texts in enumerate(zip(*parts, strict=True)):
+        needed = sum(len(tokens) for tokens, _ in texts)
+        if needed > room and not cut:
+            raise DataError(
+                f"{of.place(row)}: {needed + length - room} tokens, expected at most {length}, which the models read; "
+                "raise length, or set cut: true, with which texts lose their end"
+            )
         sizes = _cut([len(tokens) for tokens, _ in texts], room)
         truncated += any(size < len(tokens) for size, (tokens, _) in zip(sizes, texts, strict=True))
         ids[row, 0], place = CLS, 1

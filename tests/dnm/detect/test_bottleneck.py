@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dnm import trace
+from dnm.cost import Flops, Products
 from dnm.detect import bottleneck
 from dnm.detect.bottleneck import PRINCIPAL, covariates, measure, of_group, unit_gradients
 from dnm.detect.estimates import Estimate
@@ -35,6 +36,13 @@ def seen(num: int = 64) -> tuple[Network, Probe, torch.Tensor, torch.Tensor]:
     model, images, labels = Network(), torch.randn(num, 2, 5, 5), torch.arange(num) % 4
     probe = look(model, lambda: nn.functional.cross_entropy(model(images), labels), positions=25)
     return model, probe, images, labels
+
+
+def test_what_the_figures_take_is_counted() -> None:
+    _, probe, _, labels = seen()
+    with Products() as told, Flops() as watched:
+        measure(probe, THEORIES, labels)
+    assert told.flops == watched.flops > 0
 
 
 def test_every_theory_has_its_figures_with_standard_errors() -> None:

@@ -71,7 +71,9 @@ def test_the_command_line_ends_in_one_message(tmp_path: Path) -> None:
     row = content["image_classification"]["cifar10"]
     row["data"] = {"source": "cifar10", "folder": str(tmp_path / "files"), "seed": 0, "validation": 0.2}
     place = {"scale": "refused", "root": "../..", "params_file": "scales/refused/params.yaml"}
-    content |= {**place, "image_classification": {"cifar10": row}}
+    content["image_classification"] = {"cifar10": row, "medical": content["image_classification"]["medical"]}
+    content |= {**place, "transfer": {"medical_natural": content["transfer"]["medical_natural"]}}
+    content["nas"] = {"search": content["nas"]["search"]}
     with (tmp_path / "params.yaml").open("w", encoding="utf-8") as stream:
         YAML(typ="safe", pure=True).dump(content, stream)
     command = [sys.executable, "-m", "stages.prepare", "--params", str(tmp_path / "params.yaml"), "--row", "cifar10"]
