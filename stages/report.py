@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stages import cli, figures, outputs, tracking
 from stages.statistics import ARMS
 
+# What the statistics are of.
+FOUND = (
+    "image_classification", "nas", "convergence", "contest", "ablation", "events", "robustness", "transfer", "few_shot",
+    "detection", "language",
+)  # fmt: skip
 COLOURS = {"baseline": "tab:gray", "start": "tab:blue", "dnm": "tab:red", "scratch": "tab:green"}
 
 
@@ -36,36 +42,55 @@ def main(context: cli.Context) -> None:
 
     document = documented.load()
     context = partial.measured(context)
-    rows, all_rows = context.settings.documented_rows, context.settings.image_classification
-    statistics = outputs.read_json(context.metrics / "statistics" / "image_classification.json")
+    rows, all_rows, tasks = (
+        context.settings.documented_rows,
+        context.settings.image_classification,
+        context.settings.language,
+    )
     few_shot = context.settings.few_shot
     sources = {
         name: outputs.read_json(context.metrics / "prepare" / f"{name}.json")["source"]
-        for name in (*all_rows, *few_shot, *context.settings.detection)
+        for name in (*all_rows, *few_shot, *context.settings.detection, *tasks)
     }
-    folder = context.metrics / "tables"
-
+    folder, drawings = context.metrics / "tables", context.metrics / "figures"
+    found = {name: outputs.read_json(context.metrics / "statistics" / f"{name}.json") for name in FOUND}
+    images, ablations = found["image_classification"], found["ablation"]
     stale = spot_check.stale(context)
-    searches = outputs.read_json(context.metrics / "statistics" / "nas.json")
-    cells = tables.image_classification(document, rows, statistics, sources, searches)
-    outputs.write_csv(folder / "image_classification.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(
-        folder / "image_classification.md",
-        tables.image_classification_page(
-            document, cells, statistics, {name: trials for name, trials in stale.items() if name in rows}
-        ),
+    written: dict[str, tables.Cells] = {}
+
+    def put(
+        name: str,
+        cells: tables.Cells,
+        page: Callable[[tables.Cells], str],
+        columns: Sequence[str] = tables.CELL_COLUMNS,
+    ) -> None:
+        outputs.write_csv(folder / f"{name}.csv", cells, columns)
+        outputs.write_text(folder / f"{name}.md", page(cells))
+        written[name] = cells
+
+    def titled(title: str) -> Callable[[tables.Cells], str]:
+        return lambda cells: tables.cells_page(title, cells)
+
+    own = {name: trials for name, trials in stale.items() if name in rows}
+    put(
+        "image_classification",
+        tables.image_classification(document, rows, images, sources, found["nas"]),
+        lambda cells: tables.image_classification_page(document, cells, images, own),
     )
-    cells = nas_table.cells(document, rows, searches, sources)
-    outputs.write_csv(folder / "nas.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "nas.md", nas_table.page(cells, searches))
-    found_convergence = outputs.read_json(context.metrics / "statistics" / "convergence.json")
-    cells = convergence.table(document, rows, found_convergence, sources)
-    outputs.write_csv(folder / "convergence.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "convergence.md", tables.cells_page("Convergence Speed Comparison", cells))
-    contests = outputs.read_json(context.metrics / "statistics" / "contest.json")
-    outputs.write_csv(folder / "contest.csv", contest_table.cells(contests), contest_table.COLUMNS)
-    outputs.write_text(folder / "contest.md", contest_table.page(contests, sources, stale))
-    ablations = outputs.read_json(context.metrics / "statistics" / "ablation.json")
+    put(
+        "nas", nas_table.cells(document, rows, found["nas"], sources), lambda cells: nas_table.page(cells, found["nas"])
+    )
+    put(
+        "convergence",
+        convergence.table(document, rows, found["convergence"], sources),
+        titled("Convergence Speed Comparison"),
+    )
+    put(
+        "contest",
+        contest_table.cells(found["contest"]),
+        lambda cells: contest_table.page(found["contest"], sources, stale),
+        contest_table.COLUMNS,
+    )
     for name, title, key, cells in (
         ("ablation_components", "Component Contribution Analysis", "components",
          ablation_table.components(document, rows, ablations, sources)),
@@ -74,62 +99,64 @@ def main(context: cli.Context) -> None:
         ("ablation_controls", tables.OWN_TABLES["ablation_controls"], "controls",
          ablation_table.controls(rows, ablations, sources)),
     ):  # fmt: skip
-        outputs.write_csv(folder / f"{name}.csv", cells, tables.CELL_COLUMNS)
-        outputs.write_text(folder / f"{name}.md", ablation_table.page(title, cells, ablations, key))
-    events = outputs.read_json(context.metrics / "statistics" / "events.json")
-    cells = events_table.cells(document, rows, events, sources)
-    outputs.write_csv(folder / "events.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "events.md", events_table.page(cells, events))
-    perturbed = outputs.read_json(context.metrics / "statistics" / "robustness.json")
-    cells = robustness_table.cells(document, rows, perturbed, sources)
-    outputs.write_csv(folder / "robustness.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "robustness.md", robustness_table.page(cells, perturbed))
-    for name, found in perturbed.items():
-        drawing = robustness_table.figure(f"{found['row']}: {sources[found['row']]}", found)
-        outputs.write_bytes(context.metrics / "figures" / f"robustness-{name}.svg", drawing)
-    transferred = outputs.read_json(context.metrics / "statistics" / "transfer.json")
-    cells = transfer_table.cells(document, all_rows, transferred, sources)
-    outputs.write_csv(folder / "transfer.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "transfer.md", transfer_table.page(document, cells, transferred))
-    shown = outputs.read_json(context.metrics / "statistics" / "few_shot.json")
-    cells = few_shot_table.cells(document, few_shot, shown, sources)
-    outputs.write_csv(folder / "few_shot.csv", cells, few_shot_table.COLUMNS)
-    outputs.write_text(folder / "few_shot.md", few_shot_table.page(document, cells, shown))
-    detected = outputs.read_json(context.metrics / "statistics" / "detection.json")
-    cells = detection_table.cells(document, detected, sources)
-    outputs.write_csv(folder / "object_detection.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "object_detection.md", detection_table.page(document, cells, detected))
-    tasks = context.settings.language
-    read = {name: outputs.read_json(context.metrics / "prepare" / f"{name}.json")["source"] for name in tasks}
-    found_language = outputs.read_json(context.metrics / "statistics" / "language.json")
-    cells = language_table.cells(document, found_language, read)
-    outputs.write_csv(folder / "language.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "language.md", language_table.page(document, cells, found_language, read))
-    cells = achievements.cells(document, statistics, found_convergence, perturbed, events, transferred, shown)
-    outputs.write_csv(folder / "achievements.csv", cells, tables.CELL_COLUMNS)
-    outputs.write_text(folder / "achievements.md", tables.cells_page("Key Achievements", cells))
-    rankings = {
-        name: outputs.read_json(context.metrics / "ranking" / f"{name}.json") for name in context.settings.ranking
-    }
-    outputs.write_text(folder / "ranking.md", ranking_table.page(rankings, sources))
-    for name, budgets in contest_table.by_row(contests).items():
-        drawing = contest_table.figure(name, sources[name], budgets)
-        outputs.write_bytes(context.metrics / "figures" / f"contest-{name}.svg", drawing)
+        put(name, cells, lambda cells, title=title, key=key: ablation_table.page(title, cells, ablations, key))
+    put(
+        "events",
+        events_table.cells(document, rows, found["events"], sources),
+        lambda cells: events_table.page(cells, found["events"]),
+    )
+    put(
+        "robustness",
+        robustness_table.cells(document, rows, found["robustness"], sources),
+        lambda cells: robustness_table.page(cells, found["robustness"]),
+    )
+    put(
+        "transfer",
+        transfer_table.cells(document, all_rows, found["transfer"], sources),
+        lambda cells: transfer_table.page(document, cells, found["transfer"]),
+    )
+    put(
+        "few_shot",
+        few_shot_table.cells(document, few_shot, found["few_shot"], sources),
+        lambda cells: few_shot_table.page(document, cells, found["few_shot"]),
+        few_shot_table.COLUMNS,
+    )
+    put(
+        "object_detection",
+        detection_table.cells(document, found["detection"], sources),
+        lambda cells: detection_table.page(document, cells, found["detection"]),
+    )
+    read = {name: sources[name] for name in tasks}
+    put(
+        "language",
+        language_table.cells(document, found["language"], read),
+        lambda cells: language_table.page(document, cells, found["language"], read),
+    )
+    put(
+        "achievements",
+        achievements.cells(
+            document, images, found["convergence"], found["robustness"], found["events"], found["transfer"],
+            found["few_shot"],
+        ),
+        titled("Key Achievements"),
+    )  # fmt: skip
     for name, title, make in (
         ("runs", "Multiple Runs Analysis", tables.runs),
         ("confidence", "Confidence Intervals", tables.confidence),
     ):
-        cells = make(document, rows, statistics, sources)
-        outputs.write_csv(
-            folder / f"{name}.csv", [{k: tables.plain(v) for k, v in c.items()} for c in cells], tables.CELL_COLUMNS
-        )
-        outputs.write_text(folder / f"{name}.md", tables.cells_page(title, cells))
+        cells = make(document, rows, images, sources)
+        put(name, [{key: tables.plain(value) for key, value in cell.items()} for cell in cells], titled(title))
     files = {name: context.metrics / "efficiency" / f"{name}.json" for name in rows}
     counted = {name: outputs.read_json(file) for name, file in files.items() if partial.has_run(context, file)}
     for name, make in (("memory", efficiency_table.memory), ("inference", efficiency_table.inference)):
         cells = make(document, {row: rows[row] for row in counted}, counted, sources)
-        outputs.write_csv(folder / f"{name}.csv", cells, tables.CELL_COLUMNS)
-        outputs.write_text(folder / f"{name}.md", tables.cells_page(document.tables[name].title, cells))
+        put(name, cells, titled(document.tables[name].title))
+    put("verdicts", tables.verdicts(document, written), tables.verdicts_page, tables.VERDICT_COLUMNS)
+
+    rankings = {
+        name: outputs.read_json(context.metrics / "ranking" / f"{name}.json") for name in context.settings.ranking
+    }
+    outputs.write_text(folder / "ranking.md", ranking_table.page(rankings, sources))
     files = {name: context.metrics / "machine" / f"efficiency-{name}.json" for name in rows}
     timed = {name: outputs.read_json(file) for name, file in files.items() if file.exists()}
     page = efficiency_table.measured_page(document, rows, timed, sources)
@@ -138,6 +165,11 @@ def main(context: cli.Context) -> None:
     _write(folder / "audit", "The document against itself", audit.audit_rows(audit.audit(document)))
     _write(context.metrics / "machine" / "setup", "Experimental Setup", _setup(context, document))
     outputs.write_text(folder / "index.md", tables.index(document, folder, stale))
+    for name, perturbed in found["robustness"].items():
+        drawing = robustness_table.figure(f"{perturbed['row']}: {sources[perturbed['row']]}", perturbed)
+        outputs.write_bytes(drawings / f"robustness-{name}.svg", drawing)
+    for name, budgets in contest_table.by_row(found["contest"]).items():
+        outputs.write_bytes(drawings / f"contest-{name}.svg", contest_table.figure(name, sources[name], budgets))
     means: list[dict[str, Any]] = []
     for name in rows:
         means += _curves(context, name, sources[name])

@@ -27,8 +27,12 @@ NOTES = {
     "start": "control: the start network, never grown, at dnm's FLOPs",
     "scratch": "control: dnm's final architecture from the first step, at dnm's FLOPs",
 }
+VERDICT_COLUMNS = ("table", "row", "column", "documented", "measured", "low", "high", "unit", "seeds", "verdict")
+# Tables that say again what another one says.
+REPEATED = ("confidence", "runs")
 # Tables of ours, by name.
 OWN_TABLES = {
+    "verdicts": "Every verdict",
     "contest": "Growing against fixed networks at equal FLOPs",
     "ranking": "Predicted beside realised gains",
     "ablation_controls": "Growth at other places and times, with other new units",
@@ -212,6 +216,45 @@ def confidence(documented: Documented, rows: Mapping[str, Row], statistics: Mapp
         }
     )
     return cells
+
+
+def verdicts(documented: Documented, written: Mapping[str, Cells]) -> Cells:
+    """Every cell of the document's tables that has a verdict, in the document's order.
+
+    Args:
+        documented: the document.
+        written: the cells of all tables, by name.
+    """
+    return [
+        {"table": name} | {key: plain(cell[key]) for key in VERDICT_COLUMNS[1:]}
+        for name in documented.tables
+        if name not in REPEATED
+        for cell in written.get(name, ())
+        if cell.get("verdict") and plain(cell["documented"]) != ""
+    ]
+
+
+def verdicts_page(cells: Cells) -> str:
+    """How many verdicts there are of each kind, and all of them, as Markdown."""
+    counts = [[str(verdict), str(sum(cell["verdict"] == verdict for cell in cells))] for verdict in Verdict]
+    lines = [
+        [
+            f"[{cell['table'].replace('_', ' ')}]({cell['table']}.md)",
+            " ".join(dict.fromkeys((cell["row"].replace("_", " "), cell["column"].replace("_", " ")))),
+            cell["documented"],
+            with_interval(*(float(cell[key]) for key in ("measured", "low", "high")))
+            if cell["low"]
+            else cell["measured"] or "-",
+            cell["unit"],
+            cell["seeds"],
+            cell["verdict"],
+        ]
+        for cell in cells
+    ]
+    heads = ["Table", "Figure", "Documented", "Measured", "Unit", "Seeds", "Verdict"]
+    return "\n".join(
+        ["# Every verdict", "", *markdown(["Verdict", "Figures"], counts), "", *markdown(heads, lines), ""]
+    )
 
 
 def _plain_table(table: str, documented: Documented, rows: Mapping[str, Row], statistics, sources, value) -> Cells:

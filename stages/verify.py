@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -61,8 +63,29 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None) 
         environment |= {"DVC_SITE_CACHE_DIR": f"{folder}/site", "PYTHONDONTWRITEBYTECODE": "1"}
         subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=clone, env=environment, check=True)
         same = _same_bits(clone) if tolerance == "bits" else _within_intervals(clone)
+        print(f"verify: {time_by_stage(clone / METRICS / 'machine', time.monotonic() - started)}")
+    # Linux counts it in KiB, macOS in bytes.
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"verify: the largest process took {largest / 2**30:.1f} GiB")
     print(f"verify: {'the committed results' if same else 'FAILED'}, {time.monotonic() - started:.0f} s")
     return same
+
+
+def time_by_stage(machine: Path, total: float) -> str:
+    """The seconds that stages took which run trials, and the rest: preparing, statistics, tables, DVC.
+
+    Args:
+        machine: the folder in which each of them wrote what it took.
+        total: seconds of all.
+    """
+    spent: dict[str, float] = {}
+    for file in sorted(machine.glob("*.json")):
+        seconds = json.loads(file.read_text(encoding="utf-8")).get("stage_seconds")
+        if seconds is not None:
+            stage = file.stem.partition("-")[0]
+            spent[stage] = spent.get(stage, 0.0) + seconds
+    named = sorted(spent.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in [*named, ("rest", total - sum(spent.values()))])
 
 
 def self_test() -> int:

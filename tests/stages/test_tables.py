@@ -141,3 +141,21 @@ def test_a_changed_raw_figure_changes_the_table():
         assert str(cell["measured"]) == committed[cell["row"], cell["column"]]["measured"]
     changed = {(a["row"], a["column"]) for a, b in zip(cells(0.0), cells(0.01), strict=True) if a != b}
     assert changed == {("cifar10", "dnm"), ("cifar10", "improvement")}
+
+
+def test_the_page_of_verdicts_has_every_verdict_once():
+    folder = ROOT / "metrics" / "embedded" / "tables"
+    # Two tables say others' claims again, and the search's is ours.
+    others = {"confidence", "runs", "nas", "verdicts"}
+    claims = {}
+    for file in folder.glob("*.csv"):
+        for row in rows_of(file) if file.stem not in others else []:
+            if row.get("verdict") and row["documented"]:
+                claims[file.stem, row["row"], row["column"]] = row["measured"], row["verdict"]
+    listed = rows_of(folder / "verdicts.csv")
+    assert len(listed) == len(claims)
+    assert {(r["table"], r["row"], r["column"]): (r["measured"], r["verdict"]) for r in listed} == claims
+    page = (folder / "verdicts.md").read_text(encoding="utf-8")
+    said = [verdict for _, verdict in claims.values()]
+    for verdict in ("reproduced", "direction only", "not reproduced", "contradicted", "not measured at this scale"):
+        assert f"\n| {verdict} | {said.count(verdict)} |\n" in page

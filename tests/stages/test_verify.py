@@ -1,6 +1,7 @@
 """What `make verify` calls the same."""
 
 import copy
+import json
 
 import yaml
 
@@ -23,3 +24,14 @@ def test_every_change_of_a_lock_is_found_and_named() -> None:
     other["stages"]["prepare@cifar10"]["params"]["params.yaml"]["image_classification.cifar10.data"]["classes"] = 11
     del other["stages"]["check"]
     assert verify.changed_stages(LOCK, yaml.safe_dump(other)) == ["check", "prepare@cifar10", "report"]
+
+
+def test_the_time_is_told_by_stage(tmp_path) -> None:
+    for name, content in (
+        ("baseline-cifar10", {"stage_seconds": 10.2, "trials": []}),
+        ("morphogenesis-cifar10", {"stage_seconds": 30.0}),
+        ("baseline-stl10", {"stage_seconds": 5.0}),
+        ("setup", {"cores": 2}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    assert verify.time_by_stage(tmp_path, 50.0) == "morphogenesis 30 s, baseline 15 s, rest 5 s"
