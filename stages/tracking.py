@@ -77,8 +77,12 @@ def experiments(root: Path) -> dict[str, str]:
 def log(context: Context, stage: str) -> None:
     """Logs what a stage left of the context's row, or of every row where the context is for all of them.
 
-    Never raises, and waits for a server for `PATIENCE` seconds at most.
+    Never raises, and waits for a server for `PATIENCE` seconds at most. With DNM_TRACKING=off nothing is logged.
     """
+    if (wanted := os.environ.get("DNM_TRACKING", "on")) == "off":
+        return
+    if wanted != "on":
+        print(f"mlflow: DNM_TRACKING is {wanted!r}, expected on or off; taken as on", file=sys.stderr)
     if not is_installed():
         print("mlflow is not installed: the runs stand in metrics/ only", file=sys.stderr)
         return

@@ -58,9 +58,10 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None) 
         shutil.rmtree(clone / METRICS, ignore_errors=True)
         shutil.rmtree(clone / "records", ignore_errors=True)
         (clone / LOCK).unlink(missing_ok=True)
-        # A tracking server is not part of the proof, and a shared DVC cache would be a way around it.
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        environment |= {"DVC_SITE_CACHE_DIR": f"{folder}/site", "PYTHONDONTWRITEBYTECODE": "1"}
+        # Tracking is not part of the proof, and a shared DVC cache would be a way around it.
+        environment = os.environ | {
+            "DNM_TRACKING": "off", "DVC_SITE_CACHE_DIR": f"{folder}/site", "PYTHONDONTWRITEBYTECODE": "1",
+        }  # fmt: skip
         subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=clone, env=environment, check=True)
         same = _same_bits(clone) if tolerance == "bits" else _within_intervals(clone)
         print(f"verify: {time_by_stage(clone / METRICS / 'machine', time.monotonic() - started)}")

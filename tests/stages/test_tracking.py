@@ -339,6 +339,17 @@ def test_mlflow_is_missing(bare: Context, monkeypatch, capsys) -> None:
     assert not (bare.root / "mlflow.db").exists()
 
 
+def test_it_can_be_turned_off(elsewhere: Context, monkeypatch, capsys) -> None:
+    leave(elsewhere, "baseline")
+    monkeypatch.setenv("DNM_TRACKING", "off")
+    tracking.log(elsewhere, "baseline")
+    assert (runs_of(elsewhere), capsys.readouterr().err) == ([], "")
+    monkeypatch.setenv("DNM_TRACKING", "no")
+    tracking.log(elsewhere, "baseline")
+    assert runs_of(elsewhere)
+    assert "DNM_TRACKING is 'no', expected on or off; taken as on" in capsys.readouterr().err
+
+
 def test_the_server_is_down(bare: Context, monkeypatch, capsys) -> None:
     leave(bare, "baseline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
