@@ -225,8 +225,13 @@ def _config(folder: Path, origin: Origin) -> tuple[Any, Callable[..., Any]]:
     """The configuration without dropout, and the class of the encoder."""
     # Before the import, which reads it.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import transformers
-
+    try:
+        import transformers
+    except ImportError as error:
+        raise DataError(
+            f"{folder}: transformers is not there ({told(error)}), expected to be able to read a pre-trained encoder; "
+            "install the extra: pip install -e '.[encoders]'"
+        ) from error
     # It tells of weights that a fine-tuned encoder has no use for, as those of its pre-training's head.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,35 @@ def test_outputs_are_those_of_transformers(
         found, expected = found[mask.bool()], expected[mask.bool()]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert float(found.std()) > 1e-3 * float(found.abs().mean())
+
+
+def test_encoders_are_read_with_what_they_were_trained_with(
+    folders: dict[str, Path], tasks: dict[tuple[str, str], DataSet], tmp_path: Path
+) -> None:
+    """Published files hold the head of the pre-training too, under another prefix; some have half precision."""
+    for name, whole in (("BertForPreTraining", True), ("BertForMaskedLM", False)):
+        folder = tmp_path / name
+        torch.manual_seed(1)
+        peer = getattr(transformers, name)(transformers.BertConfig.from_pretrained(folders["bert"])).half()
+        peer.save_pretrained(folder)
+        (folder / encoders.TOKENIZER).write_bytes((folders["bert"] / encoders.TOKENIZER).read_bytes())
+        data = dataclasses.replace(tasks["bert", "classes"], encoder=encoders.read(folder).origin)
+        one, same, other = (model_of(folder, data, seed) for seed in (0, 0, 1))
+        assert all(parameter.dtype == torch.float32 for parameter in one.parameters())
+        expected = peer.bert.encoder.state_dict()
+        found = one.body.get_submodule("encoder").state_dict()
+        assert all(torch.equal(found[key], value.float()) for key, value in expected.items())
+        # What has no pooler gets one, drawn like the head.
+        poolers = [of.state_dict()["hidden.0.weight"] for of in (one, same, other)]
+        assert torch.equal(poolers[0], poolers[1]) and torch.equal(poolers[0], poolers[2]) == whole
+
+
+def test_without_transformers_it_is_told(
+    folders: dict[str, Path], tasks: dict[tuple[str, str], DataSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(DataError, match=r"transformers is not there .* install the extra: pip install -e '.\[encoders"):
+        model_of(folders["bert"], tasks["bert", "classes"])
 
 
 @pytest.mark.parametrize("name", KINDS)
