@@ -2,6 +2,8 @@
 
 `baseline` is the bidirectional LSTM. `dnm` grows the encoder `start`, for as many epochs as the `transformer` is
 trained; `start` and `scratch` (the encoder that dnm ended up with, from its first step) spend the FLOPs that this took.
+Where the settings name a pre-trained encoder, it is the transformer, and what dnm and start begin with; scratch begins
+with random weights.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stages import arms, cli, outputs, tracking
+from stages.settings import FineTuned
 
 if TYPE_CHECKING:
     from stages.language_trial import Job
@@ -68,6 +71,10 @@ def _job(context: cli.Context, arm: str, seed: int, grown: dict[str, Any] | None
     if grown is not None and arm == "scratch":
         own["blocks"] = tuple((heads, inner) for heads, inner in grown["blocks"])
         own["branches"] = tuple((operator, at, inner) for operator, at, inner in grown["branches"]) or None
+    if isinstance(context.language.networks, FineTuned):
+        from stages.data.language import encoders
+
+        own["encoder"] = str(encoders.folder_of(context.language.networks.encoder.folder, context.root))
     execution, data = context.settings.execution, str(context.data)
     return Job(context.name, context.language, execution, data, arm, seed, grown=arm == "dnm", **own)
 

@@ -35,7 +35,13 @@ _SAME = (
 
 
 def grower_of(
-    dnm: Dnm, reference: nn.Module, texts: Texts, kind: str, length: Length, seed: int
+    dnm: Dnm,
+    reference: nn.Module,
+    texts: Texts,
+    kind: str,
+    length: Length,
+    seed: int,
+    excluded: tuple[str, ...] = EXCLUDED,
 ) -> Callable[[nn.Module, torch.optim.Optimizer], EngineGrower]:
     """What makes the grower of a trial, once there are a network and its optimizer.
 
@@ -46,6 +52,7 @@ def grower_of(
         kind: see `stages.language_training.loss_of`.
         length: of the run.
         seed: of what is drawn.
+        excluded: places that do not grow.
     """
     probe, labels = texts.batch(torch.arange(min(dnm.probe_size, len(texts))))
     cost = count(reference, example(probe.shape[1]))
@@ -53,7 +60,7 @@ def grower_of(
     classes = {"classes": labels, "spans": (labels > 0).any(-1).long(), "numbers": None}[kind]
     policy = Policy(
         **{name: getattr(dnm, name) for name in _SAME},
-        excluded=EXCLUDED,
+        excluded=excluded,
         prune_at=dnm.prune_at or None,
         max_parameters=max(1, int(dnm.max_parameters * cost.parameters)),
         max_training_flops=max(1, int(dnm.max_training_flops * cost.training)),

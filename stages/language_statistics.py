@@ -12,7 +12,7 @@ from typing import Any
 
 from stages import cli, outputs
 from stages.language import ARMS
-from stages.settings import Language
+from stages.settings import FineTuned, Language
 from stages.settings_checks import GLUE
 
 BOOTSTRAP_SEED = 0
@@ -61,7 +61,8 @@ def language_statistics(
         `rows`, of the document's rows that are measured: the entries that they are over, by arm the `score` in
         percent, and the `differences` of `DIFFERENCES` in points, with a verdict for those of `CLAIMS`, Holm's
         correction being over the rows; `tasks`, by entry the same of that task alone and without verdicts, and by arm
-        the means of parameters, training FLOPs and edits and, of questions, the exact match in percent.
+        the means of parameters, training FLOPs and edits and, of questions, the exact match in percent; and
+        `pre_trained`, the entries with a pre-trained encoder, where there are such.
 
     Raises:
         UserError: the arms of a task, or the tasks, have different seeds.
@@ -90,7 +91,8 @@ def language_statistics(
         name: {"task": entries[name].task, **_compared(of, None, as_documented=False), **_figures(files[name])}
         for name, of in scores.items()
     }
-    return {"rows": rows, "tasks": tasks}
+    pre_trained = [name for name, entry in entries.items() if isinstance(entry.networks, FineTuned)]
+    return {"rows": rows, "tasks": tasks} | ({"pre_trained": pre_trained} if pre_trained else {})
 
 
 def _scores(name: str, lines: Sequence[Mapping[str, str]]) -> Scores:

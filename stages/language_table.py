@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.documented import Documented
@@ -21,6 +21,13 @@ ABOUT = {
     "bag": "control: mean of the embeddings, which sees no order",
     "start": "control: the encoder that dnm grows from, never grown, at dnm's FLOPs",
     "scratch": "control: dnm's final encoder from the first step, at dnm's FLOPs",
+}
+# Where a task's settings name a pre-trained encoder.
+ABOUT_PRE_TRAINED = {
+    "transformer": "a pre-trained encoder, fine-tuned",
+    "dnm": "a pre-trained encoder that grows while it is fine-tuned",
+    "start": "control: the pre-trained encoder, never grown, at dnm's FLOPs",
+    "scratch": "control: dnm's final encoder from random weights, at dnm's FLOPs",
 }
 TITLES = {"bag": "Bag of embeddings (control)", "start": "Start (control)", "scratch": "Scratch (control)"}
 SHOWN = {
@@ -62,7 +69,7 @@ def cells(documented: Documented, found: Mapping[str, Any], sources: Mapping[str
                 "measured_on": "; ".join(dict.fromkeys(sources[name] for name in names)),
                 "protocol": "documented" if of_row["as_documented"] else "tuned",
             }
-            note = f"{_metric(row, names, found)}; {ABOUT[column]}"
+            note = f"{_metric(row, names, found)}; {about(column, names, found)}"
             if column in DIFFERENCES:
                 of = of_row["differences"][column]
                 cell |= {"documented": plain(of["documented"]), "verdict": of["verdict"], "seeds": of["num_seeds"]}
@@ -103,6 +110,9 @@ def page(documented: Documented, cells: Cells, found: Mapping[str, Any], sources
     for row, of_row in found["rows"].items():
         measured = ", ".join(f"{name} ({sources[name]})" for name in of_row["entries"])
         parts += [f"## {table.rows[row].title}: {measured}", "", *_differences(of_row), ""]
+    if found.get("pre_trained"):
+        shown = "; ".join(f"{name}: {what.removeprefix('control: ')}" for name, what in ABOUT_PRE_TRAINED.items())
+        parts += [f"Fine-tuned: {', '.join(found['pre_trained'])}. There {shown}.", ""]
     if found["tasks"]:
         parts += ["## Task by task", "", *_tasks(found["tasks"]), ""]
         parts += ["Differences in score, points:", "", *_gains(found["tasks"]), ""]
@@ -111,6 +121,15 @@ def page(documented: Documented, cells: Cells, found: Mapping[str, Any], sources
     if missing:
         parts += ["## Not measured", "", *(f"- {name}: {NO_TASK}" for name in missing), ""]
     return "\n".join(parts)
+
+
+def about(column: str, names: Sequence[str], found: Mapping[str, Any]) -> str:
+    """What stands in a column of a row that is over these tasks."""
+    pre_trained = [name in found.get("pre_trained", ()) for name in names]
+    other = ABOUT_PRE_TRAINED.get(column)
+    if other is None or not any(pre_trained):
+        return ABOUT[column]
+    return other if all(pre_trained) else f"{other}; of some tasks, {ABOUT[column]}"
 
 
 def _metric(row: str, names: list[str], found: Mapping[str, Any]) -> str:

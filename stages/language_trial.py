@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from dnm import count
 from stages import language_growing, language_models, language_scoring, trial
 from stages.data.language import prepared
 from stages.data.language.prepared import DataSet, Part
+from stages.growing import EngineGrower
 from stages.language_growing import Blocks
 from stages.language_scoring import Prediction
 from stages.language_training import Texts, evaluate, example, train
-from stages.settings import Language
+from stages.settings import FineTuned, Language, Readers
 from stages.training import Length
 
 
@@ -31,10 +33,12 @@ class Job(trial.Job):
 
     Attributes:
         blocks: of an encoder; None takes the arm's own from the settings.
+        encoder: folder of a pre-trained encoder, where the settings name one.
     """
 
     settings: Language  # pyright: ignore[reportIncompatibleVariableOverride]
     blocks: Blocks | None = None
+    encoder: str | None = None
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -47,6 +51,7 @@ def run(job: Job) -> dict[str, Any]:
 
     Raises:
         ValueError: there are fewer texts than a batch takes.
+        DataError: the data or the pre-trained encoder cannot be used.
         FloatingPointError: the training diverged.
     """
     started = time.perf_counter()
@@ -60,8 +65,7 @@ def run(job: Job) -> dict[str, Any]:
         length = Length(flops=job.flops)
     grower = None
     if job.grown:
-        reference = encoder_of(job.settings, data, job.settings.networks.transformer, 0)
-        grower = language_growing.grower_of(job.settings.dnm, reference, texts, data.kind, length, job.seed)
+        grower = grower_of(job, data, model, texts, length)
     spent, epochs = train(
         model,
         texts,
@@ -77,7 +81,7 @@ def run(job: Job) -> dict[str, Any]:
     validation_loss, *of_validation = evaluate(model, validation, data.kind)
     test_loss, *of_test = evaluate(model, test, data.kind)
     cost = count(model, example(texts.ids.shape[1]))
-    is_encoder = isinstance(model, language_models.Encoder)
+    blocks, branches = shape_of(job, model)
     return {
         "arm": job.arm,
         "seed": job.seed,
@@ -97,8 +101,8 @@ def run(job: Job) -> dict[str, Any]:
         "events": spent.events,
         "journal": [entry for event in spent.events for entry in event["entries"] if event["status"] != "taken back"],
         "start_widths": spent.start_widths,
-        "blocks": [list(block) for block in language_growing.blocks_of(model)] if is_encoder else [],
-        "branches": [list(branch) for branch in language_growing.branches_of(model)] if is_encoder else [],
+        "blocks": blocks,
+        "branches": branches,
         "machine": {"seconds": time.perf_counter() - started},
     }
 
@@ -156,6 +160,8 @@ def rate_of(job: Job) -> float:
 def model_of(job: Job, data: DataSet) -> nn.Module:
     """The trial's network as it begins, on the CPU."""
     networks = job.settings.networks
+    if isinstance(networks, FineTuned) and job.arm not in ("bag", "baseline"):
+        return pretrained_of(job, data)
     generator = torch.Generator().manual_seed(job.seed)
     if job.arm == "bag":
         return language_models.bag_of_embeddings(
@@ -165,14 +171,60 @@ def model_of(job: Job, data: DataSet) -> nn.Module:
         return language_models.bilstm(
             **_ends(data), width=networks.bilstm.width, hidden=networks.bilstm.hidden, generator=generator
         )
+    assert isinstance(networks, Readers)
     own = networks.transformer if job.arm == "transformer" else networks.start
     model = encoder_of(job.settings, data, job.blocks or own, job.seed)
     language_growing.put_in(model, job.branches or (), job.seed)
     return model
 
 
+def pretrained_of(job: Job, data: DataSet) -> nn.Module:
+    """The pre-trained encoder; where the job gives blocks, one of that shape that nothing was learnt by."""
+    from stages import language_encoders
+
+    assert job.encoder is not None
+    folder, outputs = Path(job.encoder), _ends(data)["outputs"]
+    if job.blocks is None:
+        return language_encoders.pretrained(folder, data, outputs, job.seed)
+    model = language_encoders.untrained(folder, data, outputs, job.blocks, job.seed)
+    language_growing.put_in(model, job.branches or (), job.seed)
+    return model
+
+
+def grower_of(
+    job: Job, data: DataSet, model: nn.Module, texts: Texts, length: Length
+) -> Callable[[nn.Module, torch.optim.Optimizer], EngineGrower]:
+    """What makes the grower of the trial's network; its limits are relative to the transformer.
+
+    A pre-trained encoder is the transformer at first.
+    """
+    dnm, networks = job.settings.dnm, job.settings.networks
+    if isinstance(networks, FineTuned):
+        from stages import language_encoders
+
+        assert isinstance(model, language_encoders.PretrainedEncoder)
+        return language_growing.grower_of(dnm, model, texts, data.kind, length, job.seed, model.excluded)
+    reference = encoder_of(job.settings, data, networks.transformer, 0)
+    return language_growing.grower_of(dnm, reference, texts, data.kind, length, job.seed)
+
+
+def shape_of(job: Job, model: nn.Module) -> tuple[list[list[int]], list[list[Any]]]:
+    """Blocks and branches of an encoder; nothing of another network."""
+    if isinstance(model, language_models.Encoder):
+        blocks = language_growing.blocks_of(model)
+    elif isinstance(job.settings.networks, FineTuned) and job.arm not in ("bag", "baseline"):
+        from stages import language_encoders
+
+        assert isinstance(model, language_encoders.PretrainedEncoder)
+        blocks = language_encoders.blocks_of(model)
+    else:
+        return [], []
+    return [list(block) for block in blocks], [list(branch) for branch in language_growing.branches_of(model)]
+
+
 def encoder_of(settings: Language, data: DataSet, blocks: tuple[tuple[int, ...], ...], seed: int) -> nn.Module:
     """An encoder for a task, on the CPU."""
+    assert isinstance(settings.networks, Readers)
     return language_models.encoder(
         **_ends(data),
         length=data.train.ids.shape[1],

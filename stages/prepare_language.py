@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stages import cli, outputs
+from stages.settings import FineTuned
 
 
 def main(context: cli.Context) -> None:
@@ -12,9 +13,20 @@ def main(context: cli.Context) -> None:
 
     settings = context.language
     try:
+        encoder = None
+        # First of all, as the texts take longer.
+        if isinstance(settings.networks, FineTuned):
+            from stages.data.language import encoders
+
+            encoder = encoders.read(encoders.folder_of(settings.networks.encoder.folder, context.root))
         corpus = prepared.read(settings.data, context.root)
         dataset = prepared.prepare(
-            corpus, settings.data, vocabulary=settings.vocabulary, length=settings.length, cut=settings.cut
+            corpus,
+            settings.data,
+            vocabulary=settings.vocabulary,
+            length=settings.length,
+            cut=settings.cut,
+            encoder=encoder,
         )
     except DataError as error:
         raise cli.UserError(str(error)) from None

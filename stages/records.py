@@ -44,6 +44,8 @@ READ = (
     "stages/language_scoring.py",
     "stages/language_training.py",
 )
+# Of a pre-trained encoder.
+FINE_TUNED = ("stages/data/language/encoders.py", "stages/language_encoders.py")
 TRANSFERRED = ("stages/trained.py", "stages/transfer_learning.py", "stages/transfer_trial.py")
 TAUGHT = (
     "stages/episodes.py",
@@ -86,7 +88,7 @@ def also_of(job: Job) -> tuple[str, ...]:
     if hasattr(job, "shots"):
         return TAUGHT
     if hasattr(job, "blocks"):
-        return READ
+        return READ if getattr(job, "encoder", None) is None else (*READ, *FINE_TUNED)
     if hasattr(job, "fork_steps"):
         return FORKED
     if hasattr(job, "search_flops"):
@@ -147,6 +149,8 @@ def fingerprint(job: Job, data_hash: str, code: str) -> str:
     content.pop("checkpoint")
     content.pop("trained", None)
     content.pop("target_data", None)
+    # What its files hold is part of the data's hash.
+    content.pop("encoder", None)
     text = json.dumps([content, data_hash, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

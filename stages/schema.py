@@ -78,6 +78,12 @@ def _value(kind: Any, raw: Any, path: Path, where: str, limits: Any) -> Any:
 
 
 def _union(kinds: tuple, raw: Any, path: Path, where: str) -> Any:
+    """One of several dataclasses: by its source or, where they have none, by a key that the first one lacks."""
+    if not all("source" in kind.__dataclass_fields__ for kind in kinds):
+        found = set(raw) if isinstance(raw, dict) else set()
+        own = [{item.name for item in fields(kind)} - {item.name for item in fields(kinds[0])} for kind in kinds]
+        chosen = next((kind for kind, keys in zip(kinds, own, strict=True) if found & keys), kinds[0])
+        return build(chosen, raw, path, where)
     sources = {name: kind for kind in kinds for name in get_args(get_type_hints(kind)["source"])}
     if not isinstance(raw, dict):
         raise SettingsError(f"{path}: {where} is {_shown(raw)}, expected a mapping with a source")

@@ -185,6 +185,22 @@ class Readers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """An encoder that was trained before, as `save_pretrained` of `transformers` writes one; DNM_ENCODER overrides."""
+
+    folder: str  # of config.json, model.safetensors and tokenizer.json, as seen from the root; nothing is downloaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned:
+    """Networks that read texts, with a pre-trained encoder in the place of ones that nothing was learnt by before."""
+
+    bag: Reader  # as of Readers, in the encoder's tokens
+    bilstm: Reader  # likewise
+    encoder: Pretrained  # what is fine-tuned: unchanged (transformer, start) and growing (dnm)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Language:
     """A language task; see `stages.language`."""
 
@@ -193,10 +209,11 @@ class Language:
     as_documented: bool  # whether data, training and dnm are the document's: only then can a figure be reproduced
     seeds: int = within(2, 1000)  # the same for all tasks, as GLUE's average goes over them
     data: data_settings.Language
-    vocabulary: int = within(259, 1_000_000)  # the most subwords, three marks and 256 bytes included
+    # The most subwords, three marks and 256 bytes included; a pre-trained encoder brings its own.
+    vocabulary: int = within(259, 1_000_000)
     length: int = within(5, 65536)  # tokens that the models read
     cut: bool  # whether longer texts lose their end; they are refused otherwise
-    networks: Readers
+    networks: Readers | FineTuned
     training: Training  # crop_padding: 0, flip: false and early_stopping: false, which texts do not have
     dnm: Dnm  # limits are relative to the transformer
 

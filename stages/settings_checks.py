@@ -23,7 +23,19 @@ from stages.data.settings import (
 from stages.schema import SettingsError
 
 if TYPE_CHECKING:
-    from stages.settings import Detection, Dnm, FewShot, Language, Nas, Networks, Readers, Row, Settings, Training
+    from stages.settings import (
+        Detection,
+        Dnm,
+        FewShot,
+        FineTuned,
+        Language,
+        Nas,
+        Networks,
+        Readers,
+        Row,
+        Settings,
+        Training,
+    )
 
 # Height and width of the images of sources that have no setting for it.
 SIZES = {"digits": 16, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28, "stl10": 96, "pneumonia_mnist": 28}
@@ -452,7 +464,12 @@ def _check_texts(where: str, entry: Language) -> None:
         )
 
 
-def _check_readers(where: str, networks: Readers) -> None:
+def _check_readers(where: str, networks: Readers | FineTuned) -> None:
+    from stages.settings import Readers
+
+    if not isinstance(networks, Readers):
+        # What a pre-trained encoder looks like stands in its files, which need not be there yet.
+        return
     for name in ("transformer", "start"):
         for number, block in enumerate(getattr(networks, name)):
             _demand(len(block) == 2, f"{where}.{name}[{number}] is {list(block)}", "[heads, feed-forward width]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from stages.data.language import check as check_corpus
 from stages.data.settings import Glue, Grammar, Language, Squad
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from stages.data.language.encoders import Encoder
 
 SPLITS = ("train", "validation", "test")
 _PLAIN = ("kind", "class_names", "metrics", "vocabulary", "source", "licence", "note", "counts")
@@ -49,6 +49,25 @@ class Part:
         return len(self.labels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which pre-trained encoder's tokens a task is in; see `stages.data.language.encoders`.
+
+    Attributes:
+        architecture: as its configuration calls it.
+        pad: its own number of PAD, which is `stages.data.language.tokens.PAD` here.
+        cls: likewise.
+        sep: likewise.
+        sha256: of its files.
+    """
+
+    architecture: str
+    pad: int
+    cls: int
+    sep: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A language task.
@@ -65,6 +84,7 @@ class DataSet:
         licence: under which it may be used.
         note: what a reader of a table must know about it; may be empty.
         counts: by split, how many rows were cut off, and how many of these lost their answer.
+        encoder: whose tokens these are; None where the vocabulary was trained on the task.
     """
 
     train: Part
@@ -78,6 +98,7 @@ class DataSet:
     licence: str
     note: str
     counts: dict[str, dict[str, int]]
+    encoder: Origin | None = None
 
 
 def read(settings: Language, root: Path) -> Corpus[Any]:
@@ -101,7 +122,9 @@ def read(settings: Language, root: Path) -> Corpus[Any]:
     return squad.read(settings, folder)
 
 
-def prepare(corpus: Corpus[Any], settings: Language, *, vocabulary: int, length: int, cut: bool) -> DataSet:
+def prepare(
+    corpus: Corpus[Any], settings: Language, *, vocabulary: int, length: int, cut: bool, encoder: Encoder | None = None
+) -> DataSet:
     """Takes the validation split, trains a vocabulary on what is left to train on, and encodes the splits.
 
     Args:
@@ -110,12 +133,17 @@ def prepare(corpus: Corpus[Any], settings: Language, *, vocabulary: int, length:
         vocabulary: the most tokens.
         length: tokens of a row.
         cut: whether longer rows lose their end.
+        encoder: a pre-trained one, whose vocabulary is taken in place of a trained one.
 
     Raises:
-        DataError: the texts, the vocabulary and the length do not go together.
+        DataError: the texts, the vocabulary, the length and the encoder do not go together.
     """
     train, validation = take_validation(corpus.train, settings.validation, settings.seed)
-    tokenizer = tokens.train((text for row in range(len(train)) for text in train.texts(row)), vocabulary)
+    if encoder is None:
+        tokenizer = tokens.train((text for row in range(len(train)) for text in train.texts(row)), vocabulary)
+    else:
+        _demand_room(encoder, vocabulary, length)
+        tokenizer = encoder.subwords
     parts, counts = {}, {}
     for name, split in zip(SPLITS, (train, validation, corpus.test), strict=True):
         parts[name], encoded = _part(tokenizer, split, length, cut)
@@ -131,10 +159,24 @@ def prepare(corpus: Corpus[Any], settings: Language, *, vocabulary: int, length:
         licence=corpus.licence,
         note=corpus.note,
         counts=counts,
+        encoder=encoder.origin if encoder else None,
     )
 
 
-def _part(tokenizer: Tokenizer, split: Texts | Questions, length: int, cut: bool) -> tuple[Part, tokens.Encoded]:
+def _demand_room(encoder: Encoder, vocabulary: int, length: int) -> None:
+    if encoder.vocabulary > vocabulary:
+        raise DataError(
+            f"{encoder.folder}: the encoder has {encoder.vocabulary} tokens, expected at most {vocabulary}; set "
+            f"vocabulary: {encoder.vocabulary}"
+        )
+    if encoder.positions < length:
+        raise DataError(
+            f"length is {length}, expected at most {encoder.positions}, the tokens that the encoder {encoder.folder} "
+            f"reads; set length: {encoder.positions}, and cut: true where longer texts may lose their end"
+        )
+
+
+def _part(tokenizer: tokens.Subwords, split: Texts | Questions, length: int, cut: bool) -> tuple[Part, tokens.Encoded]:
     if isinstance(split, Texts):
         encoded = tokens.encode(tokenizer, split, length, cut=cut)
         return Part(encoded.ids.astype(np.int32), split.labels), encoded
@@ -150,7 +192,8 @@ def card(dataset: DataSet, corpus: Corpus[Any]) -> dict[str, Any]:
     Returns:
         Source, licence, note; samples of each split, in all and by class, or with and without an answer; tokens of
         the vocabulary and of a row, at most and on the average of the training split; what was cut off; how many test
-        samples stand in the training split; the SHA-256 of all of it.
+        samples stand in the training split; the encoder whose tokens these are, where there is one; the SHA-256 of
+        all of it.
     """
     lengths = np.count_nonzero(dataset.train.ids != tokens.PAD, axis=1)
     return {
@@ -162,8 +205,14 @@ def card(dataset: DataSet, corpus: Corpus[Any]) -> dict[str, Any]:
         "mean_length": float(lengths.mean()),
         "cut": dataset.counts,
         "test_samples_in_train": sum(1 for _ in duplicates(corpus)),
+        **_encoder(dataset),
         "sha256": hashlib.sha256(to_bytes(dataset)).hexdigest(),
     }
+
+
+def _encoder(dataset: DataSet) -> dict[str, Any]:
+    """Nothing where there is none: what was written before there were encoders stays the same bytes."""
+    return {"encoder": asdict(dataset.encoder)} if dataset.encoder else {}
 
 
 def _samples(dataset: DataSet, part: Part) -> dict[str, Any]:
@@ -186,7 +235,7 @@ def to_bytes(dataset: DataSet) -> bytes:
         # As bytes, because what a header holds is limited.
         texts = json.dumps([part.contexts, part.answers]).encode()
         arrays[f"{name}.texts"] = np.frombuffer(texts, np.uint8)
-    plain = {name: getattr(dataset, name) for name in _PLAIN}
+    plain = {name: getattr(dataset, name) for name in _PLAIN} | _encoder(dataset)
     return save({key: np.ascontiguousarray(value) for key, value in arrays.items()}, {_METADATA: _json(plain)})
 
 
@@ -213,6 +262,8 @@ def load(path: Path) -> DataSet:
                 parts[name] = Part(ids, labels, offsets, tuple(contexts), tuple(map(tuple, answers)))
         for name in ("class_names", "metrics"):
             plain[name] = tuple(plain[name])
+        if "encoder" in plain:
+            plain["encoder"] = Origin(**plain["encoder"])
         return DataSet(**parts, **plain)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file, expected a language task; run the prepare_language stage") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -20,6 +21,18 @@ from stages.data.language import Questions, Texts
 PAD, CLS, SEP = range(3)
 NUM_SPECIAL = 3
 MIN_SIZE = NUM_SPECIAL + 256
+
+
+class Subwords(Protocol):
+    """What parts texts: a `Tokenizer` from `train`, or a pre-trained encoder's."""
+
+    def get_vocab_size(self) -> int:
+        """Number of tokens, without PAD, CLS and SEP."""
+        ...
+
+    def encode_batch(self, input: list[str], *, add_special_tokens: bool) -> Sequence[Any]:
+        """Of each text `ids` from 0 on, without PAD, CLS and SEP, and `offsets`, pairs of characters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,16 +92,16 @@ def train(texts: Iterable[str], size: int, *, lowercase: bool = True) -> Tokeniz
     return tokenizer
 
 
-def size_of(tokenizer: Tokenizer) -> int:
+def size_of(tokenizer: Subwords) -> int:
     """Number of tokens, PAD, CLS and SEP included: the rows that a model's table of embeddings needs."""
     return tokenizer.get_vocab_size() + NUM_SPECIAL
 
 
-def encode(tokenizer: Tokenizer, texts: Texts, length: int, *, cut: bool = False) -> Encoded:
+def encode(tokenizer: Subwords, texts: Texts, length: int, *, cut: bool = False) -> Encoded:
     """Sentences or pairs of them, at fixed length.
 
     Args:
-        tokenizer: from `train`.
+        tokenizer: from `train`, or an encoder's.
         texts: `num` rows.
         length: tokens of a row.
         cut: whether what is too long loses its end; of a pair the longer one first, until both are of half the room.
@@ -100,12 +113,12 @@ def encode(tokenizer: Tokenizer, texts: Texts, length: int, *, cut: bool = False
 
 
 def encode_questions(
-    tokenizer: Tokenizer, questions: Questions, length: int, *, cut: bool = False
+    tokenizer: Subwords, questions: Questions, length: int, *, cut: bool = False
 ) -> tuple[Encoded, np.ndarray]:
     """Questions, each followed by its context, at fixed length.
 
     Args:
-        tokenizer: from `train`.
+        tokenizer: from `train`, or an encoder's.
         questions: `num` rows.
         length: tokens of a row.
         cut: as of `encode`. A question whose answer is not all in what is left counts as one without.
@@ -147,7 +160,7 @@ def answer_texts(encoded: Encoded, questions: Questions, spans: np.ndarray) -> l
 _Row = tuple[np.ndarray, np.ndarray]
 
 
-def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[_Row]:
+def _encoded(tokenizer: Subwords, texts: Sequence[str]) -> list[_Row]:
     """Ids (int64, `tokens`) and offsets (int64, `tokens x 2`) of each text."""
     return [
         (np.array(found.ids, np.int64) + NUM_SPECIAL, np.array(found.offsets, np.int64).reshape(-1, 2))
