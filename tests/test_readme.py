@@ -43,6 +43,47 @@ def test_the_other_rows_are_the_tables():
         assert f"| {' | '.join(said)} |" in README, name
 
 
+FIGURE = re.compile(r"([+-]?\d+(?:\.\d+)?)[%a-z ]* \[([+-]?\d+(?:\.\d+)?), ([+-]?\d+(?:\.\d+)?)\]")
+
+
+def test_every_figure_with_an_interval_is_one_of_a_committed_table():
+    known = []
+    for file in ROOT.glob("metrics/*/tables/*.csv"):
+        with file.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row.get("low") and row.get("measured"):
+                    known.append([float(row[key]) for key in ("measured", "low", "high")])
+    for file in ROOT.glob("metrics/*/tables/*.md"):
+        text = re.sub(r"\| \[", "[", file.read_text(encoding="utf-8"))
+        known += [list(map(float, found)) for found in FIGURE.findall(text)]
+    results = README[README.index("## Results") : README.index("## Growing a model of your own")]
+    said = FIGURE.findall(results)
+    assert len(said) > 50
+    for figures in said:
+        steps = [0.5001 * 10.0 ** -len(figure.partition(".")[2]) for figure in figures]
+        assert any(
+            all(abs(float(figure) - value) <= step for figure, value, step in zip(figures, values, steps, strict=True))
+            for values in known
+        ), figures
+
+
+def test_the_verdicts_are_counted():
+    with (ROOT / "metrics/embedded/tables/verdicts.csv").open(newline="") as stream:
+        verdicts = [row["verdict"] for row in csv.DictReader(stream)]
+    count = verdicts.count
+    said = re.search(
+        r"of (\d+) claims (\d+) are reproduced, of (\d+) the direction only, (\d+) are not reproduced, "
+        r"(\d+) are contradicted, (\d+) are not measured",
+        " ".join(README.split()),
+    )
+    assert said is not None
+    assert [int(number) for number in said.groups()] == [
+        len(verdicts),
+        *(count(name) for name in ("reproduced", "direction only", "not reproduced", "contradicted")),
+        count("not measured at this scale"),
+    ]
+
+
 def test_the_example_prints_what_it_says():
     code, printed = re.search(r"```python\n(.*?)```\s+prints\s+```\n(.*?)```", README, re.S).groups()
     stream = io.StringIO()
