@@ -37,7 +37,7 @@ row and training stage (`stage`) and, below it, one an arm and seed (`trial`). O
 same settings takes its runs' place.
 
 To search: `tags.dnm.row = 'cifar10' and tags.dnm.arm = 'dnm'`, `tags.dnm.kind = 'report'`, \
-`tags.dnm.verdict.improvement = 'contradicted'`, `params.training.epochs = '20'`. Two settings side by side: select \
+`tags.dnm.verdict.improvement = 'contradicted'`, `params.training.epochs = '40'`. Two settings side by side: select \
 their runs, Compare."""
 
 
