@@ -31,7 +31,8 @@ repro: .venv/installed ## run the embedded pipeline: what is out of date, and no
 
 test: .venv/installed ## run the tests, on all cores
 	@# A file's tests stay together, for what they share; in the order of their names, or the longest ones would be the last.
-	@$(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not benchmark and not nightly"
+	@$(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 15 \
+	  -m "not benchmark and not nightly"
 
 verify: .venv/installed ## regenerate every committed figure from nothing and compare the bits (TOLERANCE=ci: the intervals)
 	@$(RUN) -m stages.verify --tolerance $(or $(TOLERANCE),bits)
