@@ -223,7 +223,7 @@ MISTAKES = {
     "two channels": ((*DATA, "channels"), 2, "channels is 2, expected 1 or 3"),
     "no times": ((*DNM, "event_times"), [], "lists 0 with trigger: scheduled, expected at least one time with trigger"),
     "a time at the end": ((*DNM, "event_times"), [0.5, 1.0], r"event_times\[1\] is 1.0, expected a fraction strictly"),
-    "times of a plateau": ((*DNM, "trigger"), "plateau", "lists 5 with trigger: plateau, expected at least one time"),
+    "times of a plateau": ((*DNM, "trigger"), "plateau", "lists 3 with trigger: plateau, expected at least one time"),
     "no grace": ((*DNM, "grace"), 0.0, "grace is 0.0, expected a fraction strictly between 0 and 1"),
     "pruned at the end": ((*DNM, "prune_at"), 1.0, "prune_at is 1.0, expected less than 1, or 0 for never"),
     "an operator twice": ((*DNM, "operators"), ["Divide", "Divide"], "operators is .*, expected each once"),
