@@ -85,7 +85,7 @@ def test_what_is_ours_is_not(error: Exception) -> None:
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("learning_rate: 0.004", "learning_rate: fast", "learning_rate is str 'fast', expected a number"),
+        ("learning_rate: 0.032", "learning_rate: fast", "learning_rate is str 'fast', expected a number"),
         ("seed: 1", "seed: -1", "data.seed is -1, expected at least 0"),
         ("params_file: params.yaml", "params_file: scales/paper/params.yaml", "scale is paper, expected embedded"),
     ],

@@ -360,7 +360,7 @@ def test_what_loads_at_the_ends_of_its_ranges_trains(tmp_path: Path) -> None:
     "stage, change",
     [
         ("prepare", lambda text: text.replace("difficulty: 0.42", "difficulty: hard", 1)),
-        ("baseline", lambda text: text.replace("learning_rate: 0.004", "learning_rat: 0.004", 1)),
+        ("baseline", lambda text: text.replace("learning_rate: 0.032", "learning_rat: 0.032", 1)),
         ("morphogenesis", lambda text: text.replace("trigger: scheduled", "trigger: sometimes", 1)),
         ("statistics", lambda text: text[: len(text) // 2]),
         ("report", lambda text: text.replace("scale: embedded", "scale: ../embedded", 1)),
