@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import environment, outputs
+from stages import environment, outputs, trials
 from stages.data.errors import DataError
 from stages.schema import SettingsError
 from stages.settings import (
@@ -142,7 +142,15 @@ def main(stage: Callable[[Context], None], *, has_row: bool = False, section: st
     _end_with_pipeline()
     with told(parser.prog):
         row, entry = arguments.row if has_row else "", arguments.entry if section else ""
-        stage(make_context(arguments.params, row, section, entry))
+        context = make_context(arguments.params, row, section, entry)
+        trials.begin(_name())
+        stage(context)
+
+
+def _name() -> str:
+    """Of the stage that this process runs."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name.rpartition(".")[2] if spec else ""
 
 
 @contextlib.contextmanager

@@ -11,10 +11,30 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
+from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 JobType = TypeVar("JobType")
+
+# What a fork server imports once, so that the children need not; making an optimizer imports the compiler.
+PRELOAD = ("torch._dynamo", "stages.trial")
+# The stages that run trials, and the modules of these besides.
+STAGES = {
+    "ablation": "trial",
+    "baseline": "trial",
+    "contest": "trial",
+    "detection": "detection_trial",
+    "efficiency": "latency",
+    "events": "events_trial",
+    "few_shot": "few_shot_trial",
+    "language": "language_trial",
+    "morphogenesis": "trial",
+    "nas": "nas_trial",
+    "ranking": "ranking_trial",
+    "robustness": "robustness_trial",
+    "transfer": "transfer_trial",
+}
 
 
 def workers() -> int:
@@ -31,6 +51,23 @@ def workers() -> int:
     return int(text)
 
 
+def begin(stage: str) -> None:
+    """Starts the fork server of a stage's trials, if it has any: it imports what they need while the stage does too.
+
+    Args:
+        stage: its name.
+    """
+    if stage in STAGES:
+        _forking([*PRELOAD, f"stages.{STAGES[stage]}"])
+        forkserver.ensure_running()
+
+
+def _forking(preload: Sequence[str]) -> BaseContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(dict.fromkeys(preload)))
+    return context
+
+
 class WorkerEnded(RuntimeError):
     """A trial's process was ended from outside."""
 
@@ -41,7 +78,7 @@ def run(
     *,
     title: str,
     finished: Callable[[JobType, Any], None] = lambda job, result: None,
-    preload: Sequence[str] = ("torch._dynamo", "stages.trial"),
+    preload: Sequence[str] = PRELOAD,
 ) -> list[Any]:
     """Runs `task` on every job, each in a process of its own, and returns the results in the order of the jobs.
 
@@ -53,15 +90,14 @@ def run(
         jobs: picklable.
         title: shown with the progress.
         finished: called in this process with each job and its result, as they come.
-        preload: modules that the fork server imports once, besides the task's own, so that the children need not
-            (making an optimizer imports the compiler).
+        preload: modules that the fork server imports once, besides the task's own; one that runs already (`begin`)
+            has imported what it was told then.
     """
     if not jobs:
         return []
-    context = multiprocessing.get_context("forkserver")
     # A test's module would bring more with it than the task.
     own = [task.__module__] if task.__module__.startswith("stages.") else []
-    context.set_forkserver_preload(list(dict.fromkeys([*preload, *own])))
+    context = _forking([*preload, *own])
     results: dict[int, Any] = {}
     progress = Progress(title, len(jobs))
     executor = ProcessPoolExecutor(

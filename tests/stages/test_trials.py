@@ -7,6 +7,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,41 @@ def test_what_a_stages_task_imports_is_imported_once(monkeypatch: pytest.MonkeyP
     # A test's module would bring more with it than the task.
     assert trials.run(len, ["ab"], title="length", preload=("json",)) == [2]
     assert asked == [["json", "stages.tables"], ["json"]]
+
+
+def test_the_stages_that_run_trials_are_known_and_so_are_their_trials() -> None:
+    found = {}
+    for file in (ROOT / "stages").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        if file.stem not in ("arms", "spot_check") and (runs := re.findall(r"(?:arms|trials)\.run\((.*)", text)):
+            own = {name for line in runs for name in re.findall(r"(\w+)\.(?:run|peak_memory)\b", line)}
+            found[file.stem] = own.pop() if own else "trial"
+            assert not own
+    assert found == trials.STAGES
+
+
+@pytest.mark.parametrize("stage, begun", [("few_shot", True), ("report", False)])
+def test_a_stage_starts_its_fork_server_before_it_imports_torch(stage: str, begun: bool, tmp_path: Path) -> None:
+    code = f"""
+import runpy, sys
+from multiprocessing import forkserver
+from stages import cli, trials
+
+def made(*arguments):
+    assert "torch" not in sys.modules
+    return None
+
+def main(context):
+    print(forkserver._forkserver._forkserver_pid is not None, forkserver._forkserver._preload_modules)
+
+cli.make_context = made
+cli._name = lambda: "{stage}"
+sys.argv = ["stage"]
+cli.main(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = ["torch._dynamo", "stages.trial", f"stages.{stage}_trial"]
+    assert ended.stdout.strip() == (f"True {modules}" if begun else "False ['__main__']")
 
 
 def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_row, monkeypatch) -> None:
