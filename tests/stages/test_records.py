@@ -167,3 +167,8 @@ def test_what_a_script_imports_is_followed_into_functions_and_packages(tmp_path:
     script.write_text("import json\nfrom dnm.top import *\n")
     found = {path.relative_to(package).as_posix() for path in records.imported(tmp_path, script, "dnm")}
     assert found == set(contents) - {"unused.py"}
+    # What is kept of it is not taken for what another version imports.
+    (package / "unused.py").write_text("")
+    script.write_text("import dnm.unused\n")
+    found = {path.relative_to(package).as_posix() for path in records.imported(tmp_path, script, "dnm")}
+    assert found == {"__init__.py", "unused.py"}
