@@ -82,31 +82,31 @@ def ranking(states: Sequence[Mapping[str, Any]], theories: Sequence[str]) -> dic
 
 def within_states(predicted: Sequence[Vector], realised: Sequence[Vector]) -> float:
     """Spearman's correlation within strata: of ranks that are centred in each state, pooled; 0 where nothing varies."""
-    pairs = [(_ranks(one), _ranks(other)) for one, other in zip(predicted, realised, strict=True)]
-    first, second = (np.concatenate([pair[which] for pair in pairs]) for which in (0, 1))
-    size = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / size if size else 0.0
+    return float(_correlations(predicted, realised))
+
+
+def _correlations(predicted: Sequence[Vector], realised: Sequence[Vector]) -> Vector:
+    """See `within_states`; along the last dimension, of arrays that have more of them."""
+    first, second = (np.concatenate([_ranks(values) for values in side], axis=-1) for side in (predicted, realised))
+    size = np.sqrt(np.square(first).sum(axis=-1) * np.square(second).sum(axis=-1))
+    return np.divide((first * second).sum(axis=-1), size, out=np.zeros_like(size), where=size > 0.0)
 
 
 def _ranks(values: Vector) -> Vector:
     from scipy import stats
 
-    ranks = stats.rankdata(values)
+    ranks = stats.rankdata(values, axis=-1)
     # States of few candidates must not count less for each of them.
-    return (ranks - ranks.mean()) / len(ranks)
+    return (ranks - ranks.mean(axis=-1, keepdims=True)) / ranks.shape[-1]
 
 
 def _estimate(predicted: Sequence[Vector], realised: Sequence[Vector]) -> dict[str, float]:
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    found = []
-    for _ in range(RESAMPLES):
-        rows = [generator.integers(len(of_state), size=len(of_state)) for of_state in realised]
-        found.append(
-            within_states(
-                [values[which] for values, which in zip(predicted, rows, strict=True)],
-                [values[which] for values, which in zip(realised, rows, strict=True)],
-            )
-        )
+    rows = [generator.integers(len(of_state), size=(RESAMPLES, len(of_state))) for of_state in realised]
+    found = _correlations(
+        [values[which] for values, which in zip(predicted, rows, strict=True)],
+        [values[which] for values, which in zip(realised, rows, strict=True)],
+    )
     low, high = np.percentile(found, [(100.0 - LEVEL) / 2, (100.0 + LEVEL) / 2])
     return {"spearman": within_states(predicted, realised), "low": float(low), "high": float(high)}
 
