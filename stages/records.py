@@ -127,14 +127,14 @@ def code_hash(root: Path, grower: str | None, also: Sequence[str] = ()) -> str:
 def imported(root: Path, script: Path, package: str) -> set[Path]:
     """The package's files that a script imports, directly or not, at their top or inside of functions."""
     files = sorted({*script.parent.rglob("*.py"), *(root / package).rglob("*.py")})
-    code = hashlib.sha256(b"\0".join(part for file in files for part in (str(file).encode(), file.read_bytes())))
-    return set(_imported(root, script, package, code.hexdigest()))
+    digest = hashlib.sha256(b"\0".join(part for file in files for part in (str(file).encode(), file.read_bytes())))
+    return set(_imported(root, script, package, digest.hexdigest()))
 
 
-# Following imports takes a third of a second, and a stage asks for the same ones for every trial.
+# Following imports takes a third of a second, and a process asks for the same ones again and again.
 @functools.cache
-def _imported(root: Path, script: Path, package: str, code: str) -> frozenset[Path]:
-    """See `imported`; the code is what the files were when it was looked for."""
+def _imported(root: Path, script: Path, package: str, digest: str) -> frozenset[Path]:
+    """See `imported`; of other code than the digest's the answer may be another."""
     finder = ModuleFinder(path=[str(root)])
     finder.run_script(str(script))
     found = [getattr(module, "__file__", None) for name, module in finder.modules.items() if _within(name, package)]

@@ -90,8 +90,8 @@ def run(
         jobs: picklable.
         title: shown with the progress.
         finished: called in this process with each job and its result, as they come.
-        preload: modules that the fork server imports once, besides the task's own; one that runs already (`begin`)
-            has imported what it was told then.
+        preload: modules that the fork server imports once, besides the task's own; a server that runs already
+            (`begin`) has imported what it was told then.
     """
     if not jobs:
         return []

@@ -77,28 +77,31 @@ def test_the_stages_that_run_trials_are_known_and_so_are_their_trials() -> None:
     assert found == trials.STAGES
 
 
-@pytest.mark.parametrize("stage, begun", [("few_shot", True), ("report", False)])
-def test_a_stage_starts_its_fork_server_before_it_imports_torch(stage: str, begun: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage, arguments", [("few_shot", ["--entry", "characters"]), ("report", [])])
+def test_a_stage_starts_its_fork_server_before_it_imports_torch(stage: str, arguments: list[str]) -> None:
     code = f"""
 import runpy, sys
 from multiprocessing import forkserver
 from stages import cli, trials
 
-def made(*arguments):
-    assert "torch" not in sys.modules
-    return None
+real = trials.begin
 
-def main(context):
+def begin(name):
+    print(name, "torch" in sys.modules)
+    real(name)
     print(forkserver._forkserver._forkserver_pid is not None, forkserver._forkserver._preload_modules)
+    raise SystemExit
 
-cli.make_context = made
-cli._name = lambda: "{stage}"
-sys.argv = ["stage"]
-cli.main(main)
+cli.make_context = lambda *arguments: None
+trials.begin = begin
+sys.argv = ["stage", *{arguments}]
+runpy.run_module("stages.{stage}", run_name="__main__", alter_sys=True)
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    modules = ["torch._dynamo", "stages.trial", f"stages.{stage}_trial"]
-    assert ended.stdout.strip() == (f"True {modules}" if begun else "False ['__main__']")
+    name, server = ended.stdout.splitlines()
+    assert name == f"{stage} False"
+    modules = ["torch._dynamo", "stages.trial", "stages.few_shot_trial"]
+    assert server == (f"True {modules}" if arguments else "False ['__main__']")
 
 
 def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_row, monkeypatch) -> None:
