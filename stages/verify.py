@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from stages import outputs
+from stages import outputs, side_by_side
 from stages.cli import ROOT
 
 METRICS = "metrics/embedded"
@@ -59,25 +59,25 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None) 
         shutil.rmtree(clone / "records", ignore_errors=True)
         (clone / LOCK).unlink(missing_ok=True)
         # Tracking is not part of the proof, and a shared DVC cache would be a way around it.
-        environment = os.environ | {
-            "DNM_TRACKING": "off", "DVC_SITE_CACHE_DIR": f"{folder}/site", "PYTHONDONTWRITEBYTECODE": "1",
-        }  # fmt: skip
-        subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=clone, env=environment, check=True)
+        environment = os.environ | {"DNM_TRACKING": "off", "DVC_SITE_CACHE_DIR": f"{folder}/site"}
+        side_by_side.run(clone, environment)
+        subprocess.run([*side_by_side.DVC, "repro", "--quiet"], cwd=clone, env=environment, check=True)
         same = _same_bits(clone) if tolerance == "bits" else _within_intervals(clone)
-        print(f"verify: {time_by_stage(clone / METRICS / 'machine', time.monotonic() - started)}")
+        print(f"verify: {time_by_stage(clone / METRICS / 'machine')}")
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Linux counts it in KiB, macOS in bytes.
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"verify: the largest process took {largest / 2**30:.1f} GiB")
+    largest = children.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    spent = children.ru_utime + children.ru_stime
+    print(f"verify: {spent:.0f} s of CPU; the largest process took {largest / 2**30:.1f} GiB")
     print(f"verify: {'the committed results' if same else 'FAILED'}, {time.monotonic() - started:.0f} s")
     return same
 
 
-def time_by_stage(machine: Path, total: float) -> str:
-    """The seconds that stages took which run trials, and the rest: preparing, statistics, tables, DVC.
+def time_by_stage(machine: Path) -> str:
+    """The seconds that the stages took which run trials, each beside another.
 
     Args:
         machine: the folder in which each of them wrote what it took.
-        total: seconds of all.
     """
     spent: dict[str, float] = {}
     for file in sorted(machine.glob("*.json")):
@@ -85,8 +85,7 @@ def time_by_stage(machine: Path, total: float) -> str:
         if seconds is not None:
             stage = file.stem.partition("-")[0]
             spent[stage] = spent.get(stage, 0.0) + seconds
-    named = sorted(spent.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in [*named, ("rest", total - sum(spent.values()))])
+    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in sorted(spent.items(), key=lambda item: -item[1]))
 
 
 def self_test() -> int:

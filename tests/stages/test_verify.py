@@ -34,4 +34,4 @@ def test_the_time_is_told_by_stage(tmp_path) -> None:
         ("setup", {"cores": 2}),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    assert verify.time_by_stage(tmp_path, 50.0) == "morphogenesis 30 s, baseline 15 s, rest 5 s"
+    assert verify.time_by_stage(tmp_path) == "morphogenesis 30 s, baseline 15 s"
