@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from stages import outputs, side_by_side
@@ -59,7 +60,7 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None, 
         Names of files and stages, or, with the tolerance "ci", of cells.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dnm-verify-") as folder:
+    with Memory() as memory, tempfile.TemporaryDirectory(prefix="dnm-verify-") as folder:
         clone = Path(folder) / "clone"
         _git(ROOT, "clone", "--quiet", str(ROOT), str(clone))
         change(clone)
@@ -73,13 +74,44 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None, 
         subprocess.run([*side_by_side.DVC, "repro", "--quiet", *target.split()], cwd=clone, env=environment, check=True)
         different = _other_bits(clone, whole=not target) if tolerance == "bits" else _outside_intervals(clone)
         print(f"verify: {time_by_stage(clone / METRICS / 'machine')}")
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Linux counts it in KiB, macOS in bytes.
-    largest = children.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    spent = children.ru_utime + children.ru_stime
-    print(f"verify: {spent:.0f} s of CPU; the largest process took {largest / 2**30:.1f} GiB")
+    print(f"verify: at most {memory.peak / 2**30:.1f} GiB at a time, in all processes together")
     print(f"verify: {'FAILED' if different else 'the committed results'}, {time.monotonic() - started:.0f} s")
     return different
+
+
+class Memory:
+    """The most memory that the processes started from here take together while it is entered, looked at every second.
+
+    Processes share pages, torch's above all: each counts its part of them, where the system tells it (Linux).
+
+    Attributes:
+        peak: bytes.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self.peak = max(self.peak, sum(map(_own_memory, psutil.Process().children(recursive=True))))
+
+
+def _own_memory(process: psutil.Process) -> int:
+    try:
+        taken = process.memory_full_info()
+    except psutil.Error:  # It ended in between, or is not ours to look at.
+        return 0
+    return getattr(taken, "pss", taken.rss)
 
 
 def time_by_stage(machine: Path) -> str:

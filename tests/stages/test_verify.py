@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import yaml
 
@@ -32,3 +34,11 @@ def test_the_time_is_told_by_stage(tmp_path) -> None:
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     assert verify.time_by_stage(tmp_path) == "morphogenesis 30 s, baseline 15 s"
+
+
+def test_the_memory_of_grandchildren_counts_and_their_sum_is_what_is_told() -> None:
+    hold = "held = bytearray(150 * 2**20); import time; time.sleep(4)"
+    both = f"import subprocess, sys; a = subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}; a.wait()"
+    with verify.Memory() as memory:
+        subprocess.run([sys.executable, "-c", both], check=True)
+    assert 300 * 2**20 < memory.peak < 400 * 2**20
