@@ -5,7 +5,7 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" $(PYTHON)
 
-.PHONY: help env repro test verify workstation workstation-tables spot-check renew ui sync experiments lint benchmark nightly lock
+.PHONY: help env repro test verify self-test workstation workstation-tables spot-check renew ui sync experiments lint benchmark nightly lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ test: .venv/installed ## run the tests, on all cores
 verify: .venv/installed ## regenerate every committed figure from nothing and compare the bits (TOLERANCE=ci: the intervals)
 	@$(RUN) -m stages.verify --tolerance $(or $(TOLERANCE),bits)
 
+self-test: .venv/installed ## show on one stage that verify finds a forged figure and a changed training loop
+	@$(RUN) -m stages.verify --self-test
+
 workstation: .venv/installed ## run the workstation scale: real data, hours, resumable
 	@$(RUN) -m dvc repro scales/workstation/dvc.yaml
 
@@ -65,10 +68,9 @@ lint: .venv/installed ## check style and types
 benchmark: .venv/installed ## compare speeds with peers, on a quiet machine
 	@$(RUN) -m pytest -m benchmark -s
 
-nightly: lint test verify benchmark ## all checks: the large models and one worker too, and that verify finds a forgery
+nightly: lint test verify self-test benchmark ## all checks: the large models and one worker too
 	@$(RUN) -m pytest -m nightly
 	@DNM_WORKERS=1 $(RUN) -m stages.verify
-	@$(RUN) -m stages.verify --self-test
 
 lock: ## resolve the dependencies anew
 	@.venv/bin/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --fork-strategy fewest \
