@@ -17,7 +17,7 @@ env: .venv/installed ## make the environment in .venv from the hash-checked lock
 	@[ -x .venv/bin/pip ] && exit 0; for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$python -m venv --clear .venv; \
 	done; echo "error: no Python 3.11 or newer found as python3 or python3.11 to python3.14; install one" >&2; exit 1
-	@# Compiled here: where Python may not write bytecode, as in `make verify`, every process would compile torch anew.
+	@# Compiled here: where Python may not write bytecode, every process would compile torch anew.
 	@awk '/^uv==/ {p = 1; print; next} /^[^ #]/ {p = 0} p' requirements.lock > .venv/uv.lock
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
 	@.venv/bin/uv pip install --quiet --compile-bytecode --python $(PYTHON) --require-hashes -r requirements.lock

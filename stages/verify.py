@@ -71,7 +71,8 @@ def verify(tolerance: str, change: Callable[[Path], None] = lambda clone: None, 
         environment = os.environ | {"DNM_TRACKING": "off", "DVC_SITE_CACHE_DIR": f"{folder}/site"}
         if not target:
             side_by_side.run(clone, environment)
-        subprocess.run([*side_by_side.DVC, "repro", "--quiet", *target.split()], cwd=clone, env=environment, check=True)
+        targets = [target] if target else []
+        subprocess.run([*side_by_side.DVC, "repro", "--quiet", *targets], cwd=clone, env=environment, check=True)
         different = _other_bits(clone, whole=not target) if tolerance == "bits" else _outside_intervals(clone)
         print(f"verify: {time_by_stage(clone / METRICS / 'machine')}")
     print(f"verify: at most {memory.peak / 2**30:.1f} GiB at a time, in all processes together")
@@ -147,18 +148,17 @@ def self_test() -> int:
 
 
 def _other_bits(clone: Path, whole: bool) -> list[str]:
-    old, new = (yaml.safe_load(text)["stages"] for text in (
-        _git(clone, "show", f"HEAD:{LOCK}"), (clone / LOCK).read_text(encoding="utf-8")
-    ))  # fmt: skip
-    if not whole:
-        old = {name: old[name] for name in new}
-    places = ["."] if whole else [out["path"] for stage in new.values() for out in stage["outs"]]
-    # DVC stages what it writes: the comparison is with HEAD, not with the index.
-    lines = _git(clone, "status", "--porcelain", "--untracked-files=all", "--", *places, *LEFT_OUT).splitlines()
     committed = _git(clone, "ls-tree", "-r", "--name-only", "HEAD", "--", METRICS).splitlines()
     if not any(not line.startswith(f"{METRICS}/machine/") for line in committed):
         print(f"verify: no results are committed under {METRICS}; run `make repro` and commit them", file=sys.stderr)
         return [METRICS]
+    old = yaml.safe_load(_git(clone, "show", f"HEAD:{LOCK}"))["stages"]
+    new = yaml.safe_load((clone / LOCK).read_text(encoding="utf-8"))["stages"]
+    if not whole:
+        old = {name: stage for name, stage in old.items() if name in new}
+    places = ["."] if whole else [out["path"] for stage in new.values() for out in stage["outs"]]
+    # DVC stages what it writes: the comparison is with HEAD, not with the index.
+    lines = _git(clone, "status", "--porcelain", "--untracked-files=all", "--", *places, *LEFT_OUT).splitlines()
     if lines:
         print("verify: these files differ from what is committed:", *lines[:20], sep="\n", file=sys.stderr)
         print(_git(clone, "diff", "HEAD", "--unified=0", "--", *places, *LEFT_OUT)[:3000], file=sys.stderr)
