@@ -1,12 +1,12 @@
 """Growing with parts of it left out, and growing elsewhere: what each part of DNM adds, and what its places do.
 
-All arms train for the row's epochs, from the same start network on the same seeds as the row's `dnm`, which has every
-part but pruning.
+All arms train for the row's epochs, from the same start network on the same seeds as the row's `dnm`.
 
 - `start` is never grown. `placebo` looks when DNM does, at the same cost, and may do nothing.
-- `division` may divide, `connection` add residual branches as well; `dnm` adds gates to these, and `full` prunes too.
+- `division` may divide, `connection` add residual branches as well; `full` adds gates to these, and prunes.
 - `none` looks at no theory, so that no place is better than another; `information`, `ntk` and `manifold` look at that
-  one and those before it; `dnm` looks at the expressivity bottleneck and the gradient as well.
+  one and those before it; `dnm` looks at the expressivity bottleneck and the gradient as well. These and the next have
+  the row's operators.
 - `plateau` grows when the validation loss falls no more; `twin` splits units in two instead of adding some without
   output.
 - `random` and `uniform` grow at DNM's times to its sizes, with as many branches, at places that a rule gives.
@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stages import arms, cli, contest, outputs, tracking
-from stages.settings import Ablation, Dnm
+from stages.settings import OPERATORS, Ablation, Dnm
 
 if TYPE_CHECKING:
     from stages.trial import Job
@@ -67,9 +67,9 @@ def variant(arm: str, dnm: Dnm, ablation: Ablation) -> Dnm:
     """How the network of an arm grows."""
     changed: dict[str, dict[str, Any]] = {
         "placebo": {"operators": ()},
-        "division": {"operators": ("Divide",)},
-        "connection": {"operators": ("Divide", "AddResidual")},
-        "full": {"prune_at": ablation.prune_at, "prune_tolerance": ablation.prune_tolerance},
+        "division": {"operators": OPERATORS[:1]},
+        "connection": {"operators": OPERATORS[:2]},
+        "full": {"operators": OPERATORS, "prune_at": ablation.prune_at, "prune_tolerance": ablation.prune_tolerance},
         "none": {"theories": ()},
         "information": {"theories": ("information",)},
         "ntk": {"theories": ("information", "tangent")},

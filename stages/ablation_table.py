@@ -34,7 +34,7 @@ CONTROLS = {
     "uniform": "as many parameters at the same times, all layers by one factor; the same branches",
     "plateau": "grows when the validation loss falls no more",
     "twin": "units split in two instead of units without output",
-    "full": "prunes before the end",
+    "full": "every operator, and prunes before the end",
 }
 
 

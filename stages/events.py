@@ -1,4 +1,6 @@
-"""How often which kind of edit happens, when, and what it gains: runs of `dnm` with pruning, forked at their events.
+"""How often which kind of edit happens, when, and what it gains: runs forked at their events.
+
+They are runs of the row's `dnm`, but with every operator, and with pruning.
 
 At each event the network from before it is trained on for a number of steps, on the same batches, once with the event's
 edits of each kind and once without any, which is the placebo.
@@ -12,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stages import arms, cli, outputs, tracking
+from stages.settings import OPERATORS
 
 if TYPE_CHECKING:
     from stages.events_trial import Job
@@ -42,7 +45,8 @@ def jobs(context: cli.Context) -> list[Job]:
     from stages.events_trial import Job
 
     settings = context.events
-    dnm = replace(context.row.dnm, prune_at=settings.prune_at, prune_tolerance=settings.prune_tolerance)
+    pruning = {"prune_at": settings.prune_at, "prune_tolerance": settings.prune_tolerance}
+    dnm = replace(context.row.dnm, operators=OPERATORS, **pruning)
     row, execution, data = replace(context.row, dnm=dnm), context.settings.execution, str(context.data)
     return [
         Job(context.row_name, row, execution, data, "full", seed, grown=True, fork_steps=settings.steps)

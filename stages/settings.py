@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stages import settings_checks
 from stages.data import settings as data_settings
@@ -14,6 +14,8 @@ from stages.settings_io import read_yaml
 
 # A row's `documented_row` where the document's image tables have no such row.
 NONE = "none"
+Operator = Literal["Divide", "AddResidual", "AddAttention"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Dnm:
     morphogenesis_patience: int = within(1, 1_000_000)  # epochs without such a drop; of trigger: plateau
     max_morphogenesis_events: int = within(1, 1000)  # that edit
     enable_aggressive_growth: bool  # up to eight edits an event, groups +50%; otherwise one, +25%
-    operators: tuple[Literal["Divide", "AddResidual", "AddAttention"], ...]  # what is done to the network
+    operators: tuple[Operator, ...]  # what is done to the network
     theories: tuple[Literal["information", "tangent", "manifold", "expressivity", "gradient"], ...]  # what is looked at
     samples_per_parameter: float = within(1e-9, 1e9)  # still to come, at which a network's size is in balance with them
     caution: float = within(0.0, 1e9)  # standard errors taken off a predicted gain
