@@ -99,7 +99,9 @@ def run(
         Path(job.checkpoint).unlink(missing_ok=True)
 
     try:
-        results = trials.run(task or trial.run, todo, title=title, finished=finished)
+        results = trials.run(
+            task or trial.run, todo, title=title, finished=finished, here=trials.forks(context.settings.execution)
+        )
     except (FloatingPointError, ValueError, trials.WorkerEnded) as error:
         # What a trial says of settings that cannot work, and `trials` of its environment.
         raise cli.UserError(str(error)) from error

@@ -143,7 +143,7 @@ def main(stage: Callable[[Context], None], *, has_row: bool = False, section: st
     with told(parser.prog):
         row, entry = arguments.row if has_row else "", arguments.entry if section else ""
         context = make_context(arguments.params, row, section, entry)
-        trials.begin(_name())
+        trials.begin(_name(), context.settings.execution)
         stage(context)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, forkserver
-from multiprocessing.context import BaseContext
-from typing import Any, TypeVar
+from multiprocessing.context import ForkContext, ForkServerContext
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from stages.settings import Execution
 
 JobType = TypeVar("JobType")
 
-# What a fork server imports once, so that the children need not; making an optimizer imports the compiler.
+# What is imported once, so that the children need not; making an optimizer imports the compiler.
 PRELOAD = ("torch._dynamo", "stages.trial")
 # The stages that run trials, and the modules of these besides.
 STAGES = {
@@ -51,21 +55,37 @@ def workers() -> int:
     return int(text)
 
 
-def begin(stage: str) -> None:
-    """Starts the fork server of a stage's trials, if it has any: it imports what they need while the stage does too.
+def forks(execution: Execution) -> bool:
+    """Whether trials can be forks of the stage's own process, which has imported what they need.
+
+    Elsewhere they are forks of a server that has imported it once more: CUDA does not survive a fork, a pool of threads
+    does not either, and off Linux neither do the system's libraries.
+    """
+    return sys.platform == "linux" and execution.device == "cpu" and execution.threads == 1
+
+
+def begin(stage: str, execution: Execution) -> None:
+    """Starts the fork server of a stage's trials, if they need one: it imports its part while the stage does too.
 
     Args:
         stage: its name.
+        execution: how its trials run.
     """
-    if stage in STAGES:
+    if stage in STAGES and not forks(execution):
         _forking([*PRELOAD, f"stages.{STAGES[stage]}"])
         forkserver.ensure_running()
 
 
-def _forking(preload: Sequence[str]) -> BaseContext:
+def _forking(preload: Sequence[str]) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(dict.fromkeys(preload)))
     return context
+
+
+def _forking_here(preload: Sequence[str]) -> ForkContext:
+    for module in preload:
+        importlib.import_module(module)
+    return multiprocessing.get_context("fork")
 
 
 class WorkerEnded(RuntimeError):
@@ -79,6 +99,7 @@ def run(
     title: str,
     finished: Callable[[JobType, Any], None] = lambda job, result: None,
     preload: Sequence[str] = PRELOAD,
+    here: bool = False,
 ) -> list[Any]:
     """Runs `task` on every job, each in a process of its own, and returns the results in the order of the jobs.
 
@@ -90,55 +111,79 @@ def run(
         jobs: picklable.
         title: shown with the progress.
         finished: called in this process with each job and its result, as they come.
-        preload: modules that the fork server imports once, besides the task's own; a server that runs already
-            (`begin`) has imported what it was told then.
+        preload: modules that are imported once, besides the task's own; a server that runs already (`begin`) has
+            imported what it was told then.
+        here: whether the processes are forks of this one (`forks`) and not of a server.
     """
     if not jobs:
         return []
     # A test's module would bring more with it than the task.
     own = [task.__module__] if task.__module__.startswith("stages.") else []
-    context = _forking([*preload, *own])
+    context = (_forking_here if here else _forking)([*preload, *own])
     results: dict[int, Any] = {}
     progress = Progress(title, len(jobs))
-    executor = ProcessPoolExecutor(
-        min(workers(), len(jobs)), mp_context=context, initializer=_settle, max_tasks_per_child=1
-    )
     previous = (
         signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     )
+    waiting = list(reversed(range(len(jobs))))
+    running: dict[connection.Connection, tuple[int, BaseProcess]] = {}
     try:
-        futures = {executor.submit(task, job): number for number, job in enumerate(jobs)}
-        for future in as_completed(futures):
-            number = futures[future]
-            try:
-                results[number] = future.result()
-            except BrokenProcessPool as error:
-                raise WorkerEnded(
-                    f"{title}: the process of a trial was ended from outside (too little memory?); finished trials and "
-                    "epochs are kept: run it again, with DNM_WORKERS=1 if memory is short"
-                ) from error
-            finished(jobs[number], results[number])
-            progress.advance()
-    except BaseException:
-        _end(executor)
-        raise
+        while waiting or running:
+            while waiting and len(running) < workers():
+                number = waiting.pop()
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(theirs, task, jobs[number]))
+                process.start()
+                theirs.close()
+                running[ours] = number, process
+            ended = connection.wait(list(running))
+            for ours in [ours for ours in running if ours in ended]:
+                number, process = running[ours]
+                results[number] = _result(ours, title)
+                del running[ours]
+                process.join()
+                finished(jobs[number], results[number])
+                progress.advance()
     finally:
+        for ours, (_, process) in running.items():
+            process.terminate()
+            process.join()
+            ours.close()
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
         progress.close()
-    executor.shutdown()
     return [results[number] for number in range(len(jobs))]
 
 
-def _end(executor: ProcessPoolExecutor) -> None:
-    # The executor replaces a process whose trial is over while it is being shut down, so ending those that run at one
-    # moment is not enough: the new one would take the next trial.
-    shutdown = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True)
-    shutdown.start()
-    while shutdown.is_alive():
-        for child in multiprocessing.active_children():
-            child.terminate()
-        shutdown.join(0.05)
+def _work(theirs: connection.Connection, task: Callable[[Any], Any], job: Any) -> None:
+    """What a trial's process does: it sends a result or an error, and what led to the error."""
+    _settle()
+    try:
+        answer = task(job), None, ""
+    except BaseException as error:
+        answer = None, error, traceback.format_exc()
+    try:
+        theirs.send(answer)
+    except Exception:
+        # Not everything that is raised can be sent.
+        theirs.send((None, RuntimeError(str(answer[1] or traceback.format_exc())), answer[2]))
+    theirs.close()
+
+
+def _result(ours: connection.Connection, title: str) -> Any:
+    try:
+        result, error, trace = ours.recv()
+    except EOFError:
+        raise WorkerEnded(
+            f"{title}: the process of a trial was ended from outside (too little memory?); finished trials and "
+            "epochs are kept: run it again, with DNM_WORKERS=1 if memory is short"
+        ) from None
+    finally:
+        ours.close()
+    if error is not None:
+        error.add_note(f"In the trial's process:\n{trace}")
+        raise error
+    return result
 
 
 class Progress:

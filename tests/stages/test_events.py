@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages import documented, events, events_statistics, events_table, events_trial, trial
-from stages.settings import Row
+from stages import cli, documented, events, events_statistics, events_table, events_trial, trial
+from stages.settings import Events, Execution, Row, Settings
 from stages.trial import Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +49,18 @@ def test_forks_are_of_the_run_and_leave_it_alone(job: events_trial.Job) -> None:
     assert sizes["division"] > 0 and sizes["residual"] > 0 and sizes["pruning"] < 0
     again = events_trial.run(job)
     assert again["events"] == found["events"]
+
+
+def test_every_operator_takes_part(tiny_row: Row, execution: Execution, tmp_path: Path) -> None:
+    row = dataclasses.replace(tiny_row, dnm=dataclasses.replace(tiny_row.dnm, operators=("Divide",)))
+    own = Events(row="strokes", seeds=2, steps=4, prune_at=0.8, prune_tolerance=1.0)
+    settings = Settings(
+        scale="tiny", root=".", params_file="params.yaml", execution=execution, image_classification={"strokes": row},
+        contest={}, ranking={}, ablation={}, robustness={}, events={"gains": own}, nas={},
+    )  # fmt: skip
+    found = [job.settings.dnm for job in events.jobs(cli.Context(settings, tmp_path, "strokes", "gains"))]
+    assert [set(dnm.operators) for dnm in found] == [{"Divide", "AddResidual", "AddAttention"}] * 2
+    assert {(dnm.prune_at, dnm.prune_tolerance) for dnm in found} == {(0.8, 1.0)}
 
 
 def line(seed: int, kind: str, gain: float, position: float = 0.1, **changes: str) -> dict[str, str]:
