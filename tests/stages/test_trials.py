@@ -22,6 +22,14 @@ from stages import trials
 from stages.settings import Row
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = pytest.mark.parametrize(
+    "here",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="trials are forks on Linux only")),
+    ],
+    ids=["server", "here"],
+)
 
 
 # Results
@@ -31,23 +39,29 @@ def without_machine(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in result.items() if key != "machine"} for result in results]
 
 
-def test_the_number_of_workers_changes_nothing(make_job: Callable, tiny_row: Row, monkeypatch) -> None:
+def test_neither_the_number_of_workers_nor_where_they_fork_changes_anything(
+    make_job: Callable, tiny_row: Row, monkeypatch
+) -> None:
     from stages import trial
 
     longer = dataclasses.replace(tiny_row, training=dataclasses.replace(tiny_row.training, epochs=15))
     # The first takes longest, so that with two workers it is not the first to end.
     jobs = [make_job("baseline", 1, settings=longer), make_job("dnm", 0), make_job("start", 0, flops=10_000_000)]
-    results: dict[int, list] = {}
-    for number in (1, 2):
+    results: list[list[dict[str, Any]]] = []
+    for number, here in ((1, False), (2, False), (2, True)):
+        if here and sys.platform != "linux":
+            continue
         monkeypatch.setenv("DNM_WORKERS", str(number))
         told: list[tuple[str, str]] = []
-        results[number] = trials.run(
-            trial.run, jobs, title="tiny", finished=lambda job, result, told=told: told.append((job.arm, result["arm"]))
-        )
-        assert [(result["arm"], result["seed"]) for result in results[number]] == [(job.arm, job.seed) for job in jobs]
+        found = trials.run(
+            trial.run, jobs, title="tiny", here=here,
+            finished=lambda job, result, told=told: told.append((job.arm, result["arm"])),
+        )  # fmt: skip
+        assert [(result["arm"], result["seed"]) for result in found] == [(job.arm, job.seed) for job in jobs]
         assert sorted(told) == [("baseline",) * 2, ("dnm",) * 2, ("start",) * 2]
-    assert json.dumps(without_machine(results[1])) == json.dumps(without_machine(results[2]))
-    grown = results[1][1]
+        results.append(found)
+    assert len({json.dumps(without_machine(found)) for found in results}) == 1
+    grown = results[0][1]
     assert grown["figures"]["edits"] == len(grown["journal"]) > 0
     # A trial that ran in this process gives the same bits too.
     assert without_machine([trial.run(jobs[1])]) == without_machine([grown])
@@ -77,22 +91,35 @@ def test_the_stages_that_run_trials_are_known_and_so_are_their_trials() -> None:
     assert found == trials.STAGES
 
 
-@pytest.mark.parametrize("stage, arguments", [("few_shot", ["--entry", "characters"]), ("report", [])])
-def test_a_stage_starts_its_fork_server_before_it_imports_torch(stage: str, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "stage, arguments, execution, served",
+    [
+        ("few_shot", ["--entry", "characters"], '"cuda", 1', True),
+        ("few_shot", ["--entry", "characters"], '"cpu", 2', True),
+        ("few_shot", ["--entry", "characters"], '"cpu", 1', sys.platform != "linux"),
+        ("report", [], '"cuda", 1', False),
+    ],
+)
+def test_a_stage_starts_a_fork_server_where_it_needs_one_before_it_imports_torch(
+    stage: str, arguments: list[str], execution: str, served: bool
+) -> None:
     code = f"""
 import runpy, sys
 from multiprocessing import forkserver
+from types import SimpleNamespace
 from stages import cli, trials
 
 real = trials.begin
 
-def begin(name):
+def begin(name, execution):
     print(name, "torch" in sys.modules)
-    real(name)
+    real(name, execution)
     print(forkserver._forkserver._forkserver_pid is not None, forkserver._forkserver._preload_modules)
     raise SystemExit
 
-cli.make_context = lambda *arguments: None
+device, threads = {execution}
+execution = SimpleNamespace(device=device, threads=threads)
+cli.make_context = lambda *arguments: SimpleNamespace(settings=SimpleNamespace(execution=execution))
 trials.begin = begin
 sys.argv = ["stage", *{arguments}]
 runpy.run_module("stages.{stage}", run_name="__main__", alter_sys=True)
@@ -101,10 +128,11 @@ runpy.run_module("stages.{stage}", run_name="__main__", alter_sys=True)
     name, server = ended.stdout.splitlines()
     assert name == f"{stage} False"
     modules = ["torch._dynamo", "stages.trial", "stages.few_shot_trial"]
-    assert server == (f"True {modules}" if arguments else "False ['__main__']")
+    assert server == (f"True {modules}" if served else "False ['__main__']")
 
 
-def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_row, monkeypatch) -> None:
+@HERE
+def test_a_failing_trial_raises_its_error_and_leaves_no_children(here, make_job, tiny_row, monkeypatch) -> None:
     from stages import trial
 
     broken = dataclasses.replace(tiny_row, training=dataclasses.replace(tiny_row.training, batch_size=97))
@@ -112,8 +140,12 @@ def test_a_failing_trial_raises_its_error_and_leaves_no_children(make_job, tiny_
     jobs = [make_job(settings=broken), *(make_job(seed=seed, settings=endless) for seed in range(3))]
     for number in (1, 2):
         monkeypatch.setenv("DNM_WORKERS", str(number))
-        with pytest.raises(ValueError, match="tiny: batch_size is 97, expected at most the 96 training samples"):
-            trials.run(trial.run, jobs, title="tiny")
+        with pytest.raises(
+            ValueError, match="tiny: batch_size is 97, expected at most the 96 training samples"
+        ) as told:
+            trials.run(trial.run, jobs, title="tiny", here=here)
+        # Where it was raised, in the other process.
+        assert "in run" in told.value.__notes__[0]
         assert multiprocessing.active_children() == []
 
 
@@ -121,10 +153,26 @@ def end_hard(job: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_trial_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+class Unsendable(Exception):
+    def __reduce__(self) -> str:
+        raise TypeError("cannot be pickled")
+
+
+def raise_unsendable(job: int) -> None:
+    raise Unsendable(f"job {job}")
+
+
+@HERE
+def test_an_error_that_cannot_be_sent_is_told_all_the_same(here: bool) -> None:
+    with pytest.raises(RuntimeError, match="job 7"):
+        trials.run(raise_unsendable, [7], title="tiny", preload=(), here=here)
+
+
+@HERE
+def test_a_trial_that_is_killed_is_told(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNM_WORKERS", "2")
     with pytest.raises(trials.WorkerEnded, match=r"tiny: the process of a trial was ended .* run it again"):
-        trials.run(end_hard, [1, 2, 3], title="tiny", preload=())
+        trials.run(end_hard, [1, 2, 3], title="tiny", preload=(), here=here)
     assert multiprocessing.active_children() == []
 
 
@@ -209,21 +257,21 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     outputs.write_json(folder / "record.json", "old")
     try:
-        trials.run(work, range(4), title="work", finished=finished, preload=())
+        trials.run(work, range(4), title="work", finished=finished, preload=(), here=sys.argv[4] == "here")
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+def started(tmp_path: Path, here: bool) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts the script in a process group of its own; returns when two trials sleep."""
     (tmp_path / "work.py").write_text(SCRIPT, encoding="utf-8")
     processes: list[subprocess.Popen] = []
 
     def start(signal_name: str, when: str = "") -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, str(tmp_path / "work.py"), str(tmp_path), signal_name, when],
+            [sys.executable, str(tmp_path / "work.py"), str(tmp_path), signal_name, when, "here" if here else ""],
             env={**os.environ, "DNM_WORKERS": "2", "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
@@ -250,6 +298,7 @@ def wait_for_all(process: subprocess.Popen) -> str:
     return process.communicate(timeout=10)[1]
 
 
+@HERE
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("to_all", [True, False], ids=["group", "parent"])
 def test_a_signal_ends_all(name: str, to_all: bool, started: Callable, tmp_path: Path) -> None:
@@ -266,6 +315,7 @@ def test_a_signal_ends_all(name: str, to_all: bool, started: Callable, tmp_path:
     assert json.loads((tmp_path / "record.json").read_text()) == list(range(1000))
 
 
+@HERE
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_in_the_middle_of_writing(name: str, started: Callable, tmp_path: Path) -> None:
     process = started(name, "while writing")
@@ -275,6 +325,7 @@ def test_a_signal_in_the_middle_of_writing(name: str, started: Callable, tmp_pat
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+@HERE
 def test_the_children_do_not_outlive_a_killed_parent(started: Callable) -> None:
     process = started("SIGKILL")
     process.kill()
