@@ -5,8 +5,8 @@ All arms train for the row's epochs, from the same start network on the same see
 - `start` is never grown. `placebo` looks when DNM does, at the same cost, and may do nothing.
 - `division` may divide, `connection` add residual branches as well; `full` adds gates to these, and prunes.
 - `none` looks at no theory, so that no place is better than another; `information`, `ntk` and `manifold` look at that
-  one and those before it; `dnm` looks at the expressivity bottleneck and the gradient as well. These and the next have
-  the row's operators.
+  one and those before it; `all` looks at the expressivity bottleneck and the gradient as well. They have every operator:
+  with divisions alone most groups grow at every event, whatever is looked at.
 - `plateau` grows when the validation loss falls no more; `twin` splits units in two instead of adding some without
   output.
 - `random` and `uniform` grow at DNM's times to its sizes, with as many branches, at places that a rule gives.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stages.trial import Job
 
 COMPONENTS = ("placebo", "division", "connection", "full")
-THEORIES = ("none", "information", "ntk", "manifold")
+THEORIES = ("none", "information", "ntk", "manifold", "all")
 OWN = ("plateau", "twin")
 ARMS = ("start", *COMPONENTS, *THEORIES, *OWN, *contest.RULES)
 
@@ -70,10 +70,11 @@ def variant(arm: str, dnm: Dnm, ablation: Ablation) -> Dnm:
         "division": {"operators": OPERATORS[:1]},
         "connection": {"operators": OPERATORS[:2]},
         "full": {"operators": OPERATORS, "prune_at": ablation.prune_at, "prune_tolerance": ablation.prune_tolerance},
-        "none": {"theories": ()},
-        "information": {"theories": ("information",)},
-        "ntk": {"theories": ("information", "tangent")},
-        "manifold": {"theories": ("information", "tangent", "manifold")},
+        "none": {"operators": OPERATORS, "theories": ()},
+        "information": {"operators": OPERATORS, "theories": ("information",)},
+        "ntk": {"operators": OPERATORS, "theories": ("information", "tangent")},
+        "manifold": {"operators": OPERATORS, "theories": ("information", "tangent", "manifold")},
+        "all": {"operators": OPERATORS},
         "plateau": {"trigger": "plateau"},
         "twin": {"fill": "twin"},
     }

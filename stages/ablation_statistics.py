@@ -19,7 +19,7 @@ THEORIES = {
     "information": ("information", "none"),
     "ntk": ("ntk", "information"),
     "manifold": ("manifold", "ntk"),
-    "full": ("dnm", "none"),
+    "full": ("all", "none"),
 }
 # Ours: DNM beside growth at other places, at other times, with other new units, and beside none.
 CONTROLS = ("start", "placebo", "random", "uniform", "plateau", "twin", "full")

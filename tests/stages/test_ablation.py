@@ -68,8 +68,9 @@ def test_who_takes_part(context: cli.Context) -> None:
     }  # fmt: skip
     assert changed == {
         "start": set(), "placebo": {"operators"}, "division": set(), "connection": {"operators"},
-        "full": {"operators", "prune_at", "prune_tolerance"}, "none": {"theories"}, "information": {"theories"},
-        "ntk": {"theories"}, "manifold": {"theories"}, "plateau": {"trigger"}, "twin": {"fill"}, "random": set(),
+        "full": {"operators", "prune_at", "prune_tolerance"}, "none": {"operators", "theories"},
+        "information": {"operators", "theories"}, "ntk": {"operators", "theories"},
+        "manifold": {"operators", "theories"}, "all": {"operators"}, "plateau": {"trigger"}, "twin": {"fill"}, "random": set(),
         "uniform": set(),
     }  # fmt: skip
 
@@ -126,7 +127,7 @@ def test_contributions_and_synergy_against_scipy() -> None:
         ("components", "detection", "placebo", "start"), ("components", "division", "division", "placebo"),
         ("components", "connection", "connection", "division"), ("components", "full", "full", "connection"),
         ("theories", "information", "information", "none"), ("theories", "ntk", "ntk", "information"),
-        ("theories", "manifold", "manifold", "ntk"), ("theories", "full", "dnm", "none"),
+        ("theories", "manifold", "manifold", "ntk"), ("theories", "full", "all", "none"),
     ):  # fmt: skip
         test: Any = stats.ttest_rel(of(arm), of(without))
         interval = test.confidence_interval()
@@ -136,8 +137,8 @@ def test_contributions_and_synergy_against_scipy() -> None:
         )
         assert row["documented"] == CLAIMED[table][name]
     # Full less information over none, ntk over information and manifold over ntk.
-    synergy: Any = stats.ttest_1samp(of("dnm") - of("manifold"), 0.0)
-    assert found["synergy"]["mean"] == pytest.approx(float(np.mean(of("dnm") - of("manifold"))))
+    synergy: Any = stats.ttest_1samp(of("all") - of("manifold"), 0.0)
+    assert found["synergy"]["mean"] == pytest.approx(float(np.mean(of("all") - of("manifold"))))
     assert found["synergy"]["p_value"] == pytest.approx(synergy.pvalue)
     for arm, difference in found["controls"].items():
         assert difference["mean"] == pytest.approx(float(np.mean(of("dnm") - of(arm))))
@@ -225,7 +226,7 @@ def test_the_committed_tables_come_from_the_trials() -> None:
         assert float(cells[row, "accuracy"]["measured"]) == pytest.approx(np.mean(values(arm)), rel=1e-5)
     with (metrics / "tables" / "ablation_theories.csv").open(newline="") as stream:
         synergy = [line for line in csv.DictReader(stream) if line["row"] == "synergy"]
-    differences = np.subtract(values("dnm"), values("manifold"))
+    differences = np.subtract(values("all"), values("manifold"))
     assert float(synergy[0]["measured"]) == pytest.approx(differences.mean(), rel=1e-5, abs=1e-9)
 
 

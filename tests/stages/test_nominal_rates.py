@@ -32,7 +32,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def ablations(effects: dict[str, float]) -> list[dict[str, Any]]:
     """Statistics of ablations whose arms differ by `effects`, points, and by chance."""
     generator = np.random.default_rng(5)
-    arms = ["start", "placebo", "division", "connection", "full", "none", "information", "ntk", "manifold", "dnm"]
+    arms = ["start", "placebo", "division", "connection", "full", "none", "information", "ntk", "manifold", "all", "dnm"]
     found = []
     for _ in range(NUM_RUNS):
         of_seed = generator.normal(60.0, 5.0, SEEDS)
@@ -74,7 +74,7 @@ def test_parts_that_add_nothing_are_seldom_said_to_add_something() -> None:
 def test_parts_that_add_something_are_found_as_often_as_so_many_seeds_can() -> None:
     effect = 2.0
     # Over `none`, each of the theories adds 1 to those before it, and all of them 3 more than that.
-    theories = {"information": 1.0, "ntk": 2.0, "manifold": 3.0, "dnm": 6.0}
+    theories = {"information": 1.0, "ntk": 2.0, "manifold": 3.0, "all": 6.0, "dnm": 6.0}
     found = ablations({"division": effect, "connection": effect, "full": effect, **theories})
     rows = [item["components"]["division"] for item in found]
     assert rate([row["low"] <= effect <= row["high"] for row in rows]) == pytest.approx(0.95, abs=SLACK)
