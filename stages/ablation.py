@@ -5,8 +5,8 @@ All arms train for the row's epochs, from the same start network on the same see
 - `start` is never grown. `placebo` looks when DNM does, at the same cost, and may do nothing.
 - `division` may divide, `connection` add residual branches as well; `full` adds gates to these, and prunes.
 - `none` looks at no theory, so that no place is better than another; `information`, `ntk` and `manifold` look at that
-  one and those before it; `all` looks at the expressivity bottleneck and the gradient as well. They have every operator:
-  with divisions alone most groups grow at every event, whatever is looked at.
+  one and those before it; `all` looks at the expressivity bottleneck and the gradient as well. They have every
+  operator: with divisions alone most groups grow at every event, whatever is looked at.
 - `plateau` grows when the validation loss falls no more; `twin` splits units in two instead of adding some without
   output.
 - `random` and `uniform` grow at DNM's times to its sizes, with as many branches, at places that a rule gives.

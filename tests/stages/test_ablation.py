@@ -70,8 +70,8 @@ def test_who_takes_part(context: cli.Context) -> None:
         "start": set(), "placebo": {"operators"}, "division": set(), "connection": {"operators"},
         "full": {"operators", "prune_at", "prune_tolerance"}, "none": {"operators", "theories"},
         "information": {"operators", "theories"}, "ntk": {"operators", "theories"},
-        "manifold": {"operators", "theories"}, "all": {"operators"}, "plateau": {"trigger"}, "twin": {"fill"}, "random": set(),
-        "uniform": set(),
+        "manifold": {"operators", "theories"}, "all": {"operators"}, "plateau": {"trigger"}, "twin": {"fill"},
+        "random": set(), "uniform": set(),
     }  # fmt: skip
 
 

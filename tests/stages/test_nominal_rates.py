@@ -32,7 +32,19 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def ablations(effects: dict[str, float]) -> list[dict[str, Any]]:
     """Statistics of ablations whose arms differ by `effects`, points, and by chance."""
     generator = np.random.default_rng(5)
-    arms = ["start", "placebo", "division", "connection", "full", "none", "information", "ntk", "manifold", "all", "dnm"]
+    arms = [
+        "start",
+        "placebo",
+        "division",
+        "connection",
+        "full",
+        "none",
+        "information",
+        "ntk",
+        "manifold",
+        "all",
+        "dnm",
+    ]
     found = []
     for _ in range(NUM_RUNS):
         of_seed = generator.normal(60.0, 5.0, SEEDS)
