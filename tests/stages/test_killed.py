@@ -83,9 +83,10 @@ def victim(process: subprocess.Popen, target: str) -> psutil.Process | None:
         return psutil.Process(process.pid)
     if not stages:
         return None
-    workers = [item for item in stages[0].children(recursive=True) if "forkserver" in " ".join(item.cmdline())]
-    # The fork server itself has the same command line; its children are the workers.
-    workers = [item for item in workers if item.ppid() != stages[0].pid]
+    # Forks of the stage have its command line; where a server makes them, theirs is that of the server, their parent.
+    below = stages[0].children(recursive=True)
+    workers = [item for item in below if item.cmdline() == stages[0].cmdline()]
+    workers += [item for item in below if "forkserver" in " ".join(item.cmdline()) and item.ppid() != stages[0].pid]
     return stages[0] if target == "stage" else (workers[-1] if workers else None)
 
 
