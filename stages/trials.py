@@ -186,7 +186,7 @@ def _work(theirs: connection.Connection, task: Callable[[Any], Any], job: Any) -
 def _result(ours: connection.Connection, title: str) -> Any:
     try:
         result, error, trace = ours.recv()
-    except EOFError:
+    except (EOFError, OSError):  # The second where it ended in the middle of its answer.
         raise WorkerEnded(
             f"{title}: the process of a trial was ended from outside (too little memory?); finished trials and "
             "epochs are kept: run it again, with DNM_WORKERS=1 if memory is short"
