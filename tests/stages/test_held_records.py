@@ -76,6 +76,7 @@ def in_process(
     *,
     title: str,
     finished: Callable[[Any, Any], None] = lambda job, result: None,
+    here: bool = False,
 ) -> list[Any]:
     """As `trials.run`, one after the other in this process: others take longer to start than these trials to run."""
     results = []
