@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 JobType = TypeVar("JobType")
 
 # What is imported once, so that the children need not; making an optimizer imports the compiler.
-PRELOAD = ("torch._dynamo", "stages.trial")
+PRELOAD = ("torch._dynamo", "torch.utils.flop_counter", "stages.trial")
+# What a trial imports when it grows a network.
+GROWING = ("scipy.sparse.csgraph", "stages.branches", "stages.growing")
 # The stages that run trials, and the modules of these besides.
 STAGES = {
     "ablation": "trial",
@@ -39,6 +41,19 @@ STAGES = {
     "ranking": "ranking_trial",
     "robustness": "robustness_trial",
     "transfer": "transfer_trial",
+}
+# What these import only where they need it.
+LATER = {
+    "ablation": (*GROWING, "stages.planned"),
+    "contest": (*GROWING, "stages.planned"),
+    "detection": (*GROWING, "pycocotools.coco", "pycocotools.cocoeval"),
+    "events": GROWING,
+    "few_shot": GROWING,
+    "language": GROWING,
+    "morphogenesis": GROWING,
+    "nas": (*GROWING, "optuna.samplers"),
+    "ranking": GROWING,
+    "robustness": ("torchvision.transforms.v2",),
 }
 
 
@@ -74,7 +89,7 @@ def begin(stage: str, execution: Execution) -> None:
     """
     if stage not in STAGES:
         return
-    modules = [*PRELOAD, f"stages.{STAGES[stage]}"]
+    modules = [*PRELOAD, f"stages.{STAGES[stage]}", *LATER.get(stage, ())]
     if forks(execution):
         _forking_here(modules)
     else:

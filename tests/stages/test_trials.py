@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from stages import trials
+from stages import environment, trials
 from stages.settings import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,8 +129,38 @@ runpy.run_module("stages.{stage}", run_name="__main__", alter_sys=True)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     name, server = ended.stdout.splitlines()
     assert name == f"{stage} False"
-    modules = ["torch._dynamo", "stages.trial", "stages.few_shot_trial"]
+    modules = [*trials.PRELOAD, "stages.few_shot_trial", *trials.LATER["few_shot"]]
     assert server == (f"True {modules}" if served else "False ['__main__']")
+
+
+def test_a_trial_that_grows_imports_nothing_that_its_stage_has_not_imported(make_job, tmp_path) -> None:
+    (tmp_path / "job").write_bytes(pickle.dumps(make_job(grown=True)))
+    code = """
+import pickle, sys
+from pathlib import Path
+from types import SimpleNamespace
+from stages import environment, trials
+
+trials.begin("morphogenesis", SimpleNamespace(device="cpu", threads=1))
+from stages import trial
+
+before = set(sys.modules)
+result = trial.run(pickle.loads(Path(sys.argv[1]).read_bytes()))
+print(len(result["events"]), sorted(set(sys.modules) - before))
+"""
+    environ = os.environ | environment.CPU_CAPS | dict.fromkeys(environment.THREADS, "1")
+    command = [sys.executable, "-c", code, str(tmp_path / "job")]
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    events, imported = ended.stdout.strip().split(" ", 1)
+    assert int(events) > 0
+    assert imported == "[]"
+
+
+def test_what_is_imported_for_later_exists() -> None:
+    for stage, modules in trials.LATER.items():
+        assert stage in trials.STAGES
+        for module in modules:
+            assert importlib.util.find_spec(module), f"{stage}: {module}"
 
 
 @HERE
