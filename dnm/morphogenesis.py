@@ -393,11 +393,13 @@ class Morphogenesis:
         accrued = math.log(watched / self._samples) / math.log(end / self._samples)
         edits = [(item.edit, item.terms) for item in wanted]
         done: list[Edit] = []
+        before: Applied | None = None
 
         def take(edit: Edit) -> Applied:
-            applied = self._apply(edit, sandbox.graph(done))
+            nonlocal before
+            before = self._apply(edit, sandbox.graph(done), before)
             done.append(edit)
-            return applied
+            return before
 
         return self._take("growth", edits, rows, unit * accrued, until, take)
 
@@ -432,7 +434,7 @@ class Morphogenesis:
         with self._charged(), torch.no_grad(), untouched(self.model, training=False):
             return self._loss().item()
 
-    def _apply(self, edit: Edit, graph: Graph | None = None) -> Applied:
+    def _apply(self, edit: Edit, graph: Graph | None = None, after: Applied | None = None) -> Applied:
         with self._charged():
             return apply(
                 self.model,
@@ -442,6 +444,7 @@ class Morphogenesis:
                 averaged=self.averaged,
                 loss=self._loss,
                 graph=graph or trace(self.model, self._some),
+                after=after,
             )
 
     def _take(
