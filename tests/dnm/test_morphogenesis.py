@@ -440,6 +440,17 @@ def test_an_edit_that_fails_is_told_and_the_run_goes_on(monkeypatch: pytest.Monk
     assert failed and not any(row.taken for row in loop.engine.events[0].rows)
 
 
+def test_an_event_looks_at_the_outputs_once_an_edit_and_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dnm import surgery
+
+    calls, original = [], surgery._outputs
+    monkeypatch.setattr(surgery, "_outputs", lambda *arguments: calls.append(None) or original(*arguments))
+    (event,) = Loop(but(GREEDY, event_times=(0.1,))).run(0.2).engine.events
+    assert len(event.entries) > 1
+    # In eval and in train mode.
+    assert len(calls) == 2 * (len(event.entries) + 1)
+
+
 def test_averages_take_the_edits_and_go_back_with_them() -> None:
     loop = Loop(but(GREEDY, event_times=(0.2,), rollback=True))
     average = torch.optim.swa_utils.AveragedModel(loop.model)

@@ -780,6 +780,7 @@ STAGES = [
     (insert, "enrol", 1, INSERTIONS),
     (insert, "exchange", 1, INSERTIONS),
     (insert, "exchange", 2, INSERTIONS),
+    (surgery, "_left", 1, ("twin", "prune", *INSERTIONS)),
     (surgery, "_differences", 1, ("twin", "prune", *INSERTIONS)),
     (surgery, "_check_enrolled", 1, ("twin", "prune", *INSERTIONS)),
     (surgery, "_look", 1, ("twin", "prune", *INSERTIONS)),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dnm
+from dnm import surgery
 
 
 @pytest.fixture
@@ -108,6 +109,49 @@ def test_training_goes_on_after_an_edit_was_taken_back(trained, train):
     hook.remove()
     assert train(model, optimizer, inputs, 3) == train(control, control_optimizer, inputs, 3)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), control.parameters(), strict=True))
+
+
+EDITS = (dnm.Divide("0", (1, 2), fill="twin"), dnm.AddResidual("2", width=3), dnm.Divide("4", (0, 3), fill="zero"))
+
+
+def test_outputs_that_an_edit_leaves_are_not_computed_again_before_the_next(build, monkeypatch):
+    calls = []
+    original = surgery._outputs
+    monkeypatch.setattr(surgery, "_outputs", lambda *arguments: calls.append(None) or original(*arguments))
+    found = {}
+    for known in (False, True):
+        model, inputs = build("conv")
+        calls.clear()
+        applied = None
+        taken = []
+        for edit in EDITS:
+            applied = dnm.apply(model, edit, inputs, after=applied if known else None)
+            taken.append((applied.entry, applied.eval_difference, applied.train_difference))
+        weights = {name: value.tolist() for name, value in model.state_dict().items()}
+        found[known] = len(calls), taken, weights
+    assert found[True][1:] == found[False][1:]
+    # In both modes, before and after.
+    assert found[False][0] == 4 * len(EDITS)
+    assert found[True][0] == 4 + 2 * (len(EDITS) - 1)
+
+
+def test_outputs_in_a_mode_that_the_edit_before_did_not_look_at_are_computed(build):
+    model, inputs = build("conv")
+    pruned = dnm.apply(model, dnm.Prune("0", (5,)), inputs)
+    divided = dnm.apply(model, EDITS[2], inputs, after=pruned)
+    assert divided.train_difference == pytest.approx(0.0, abs=1e-5)
+    assert set(divided._outputs.by_mode) == {False, True}
+
+
+def test_a_model_that_has_changed_since_the_edit_before_is_found_out(build, photograph):
+    model, inputs = build("conv")
+    first = dnm.apply(model, EDITS[0], inputs)
+    with torch.no_grad():
+        model[0].weight.mul_(1.5)
+    before = photograph(model)
+    with pytest.raises(dnm.EditError, match="changed the model's output by"):
+        dnm.apply(model, EDITS[1], inputs, after=first)
+    assert photograph(model) == before
 
 
 def test_a_loss_from_before_a_refused_edit_can_still_go_backward(build):
