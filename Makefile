@@ -60,7 +60,7 @@ sync: .venv/installed ## log to MLflow what it does not have yet: a server was d
 	@$(RUN) -m stages.sync
 
 experiments: .venv/installed ## list what `dvc exp run` ran: settings and figures that differ, and no other columns
-	@$(RUN) -m dvc exp show --only-changed --drop '(data|dnm|metrics|stages)[^:]*$$'
+	@$(RUN) -m dvc exp show --only-changed --drop '(data|dnm|metrics|params|stages)[^:]*$$'
 
 lint: .venv/installed ## check style and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pyright

@@ -97,6 +97,29 @@ def begin(stage: str, execution: Execution) -> None:
         forkserver.ensure_running()
 
 
+def _context(preload: Sequence[str], here: bool) -> ForkContext | ForkServerContext:
+    if not here:
+        return _forking(preload)
+    context = _forking_here(preload)
+    if "torch" not in sys.modules:
+        return context
+    # Autograd starts threads for a backward pass on fake tensors, as compiling makes it, and refuses every fork's after
+    # that; nothing tells whether it has but a fork.
+    process = context.Process(target=_step_back)
+    process.start()
+    process.join()
+    return context if process.exitcode == 0 else _forking(preload)
+
+
+def _step_back() -> None:
+    import torch
+
+    try:
+        torch.ones((), requires_grad=True).backward()
+    except RuntimeError:
+        sys.exit(1)
+
+
 def _forking(preload: Sequence[str]) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(dict.fromkeys(preload)))
@@ -141,13 +164,13 @@ def run(
         finished: called in this process with each job and its result, as they come.
         preload: modules that are imported once, besides the task's own; a server that runs already (`begin`) has
             imported what it was told then.
-        here: whether the processes are forks of this one (`forks`) and not of a server.
+        here: whether the processes are forks of this one (`forks`) and not of a server, where autograd bears it.
     """
     if not jobs:
         return []
     # A test's module would bring more with it than the task.
     own = [task.__module__] if task.__module__.startswith("stages.") else []
-    context = (_forking_here if here else _forking)([*preload, *own])
+    context = _context([*preload, *own], here)
     results: dict[int, Any] = {}
     progress = Progress(title, len(jobs))
     previous = (

@@ -66,7 +66,7 @@ def test_an_experiment_elsewhere_leaves_the_tree_alone_and_its_runs_here(copy: C
     assert copy.git("status", "--porcelain") == ""
     with sqlite3.connect(copy.folder / "mlflow.db") as store:
         runs = dict(store.execute("select name, lifecycle_stage from runs"))
-        named = store.execute("select count(*) from tags where key = 'dnm.dvc_experiment' and value = 'aggressive'")
+        named = store.execute("select count(*) from tags where key = 'dnm.dvc_experiment' and value = 'gentle'")
         # The stage, three arms with two seeds each, and the verdict; the baseline did not run again.
         assert named.fetchone() == (1 + 3 * 2 + 1,)
     assert set(runs.values()) == {"active"}
@@ -80,7 +80,7 @@ def test_an_experiment_elsewhere_leaves_the_tree_alone_and_its_runs_here(copy: C
 
 @pytest.mark.nightly
 def test_experiments_are_shown_with_the_columns_that_matter(copy: Copy) -> None:
-    shown = copy.dvc("exp", "show", "--only-changed", "--csv", "--drop", "(data|dnm|metrics|stages)[^:]*$")
+    shown = copy.dvc("exp", "show", "--only-changed", "--csv", "--drop", "(data|dnm|metrics|params|stages)[^:]*$")
     lines = list(csv.DictReader(io.StringIO(shown)))
     columns = [name for name in lines[0] if name not in ("Experiment", "rev", "typ", "Created", "parent")]
     assert columns[-1] == SETTING

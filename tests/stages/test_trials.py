@@ -70,6 +70,34 @@ def test_neither_the_number_of_workers_nor_where_they_fork_changes_anything(
     assert multiprocessing.active_children() == []
 
 
+AFTER_FAKE_TENSORS = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from stages import trials
+
+def slope(at):
+    place = torch.tensor(at, requires_grad=True)
+    (place * place).backward()
+    return place.grad.item()
+
+if __name__ == "__main__":
+    with FakeTensorMode():
+        torch.ones((), requires_grad=True).backward()
+    print(trials.run(slope, [1.0, 2.0], title="slopes", preload=(), here=True))
+"""
+
+
+def test_trials_do_not_fork_where_autograd_would_refuse(tmp_path: Path) -> None:
+    """A backward pass on fake tensors, of the compiler for one, makes autograd refuse those of later forks."""
+    (tmp_path / "slopes.py").write_text(AFTER_FAKE_TENSORS, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "slopes.py")], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "[2.0, 4.0]\n"
+
+
 def test_what_a_stages_task_imports_is_imported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from stages import tables
 
