@@ -7,12 +7,14 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import outputs
 from stages import settings as settings_module
+from stages.schema import SettingsError, build
+from stages.settings import Execution, Row
 from stages.settings_io import read_yaml
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ def _read_trials(context: Context, stage: str) -> Results:
         )
     return Results(
         settings=settings(context, stage),
-        changed=_changed(context, settings(context, stage)),
+        changed=_changed(context, stage),
         card=outputs.read_json(_card(context)),
         digest=hashlib.sha256(b"\0".join(content)).hexdigest(),
         trials=trials,
@@ -170,7 +172,7 @@ def _read_files(context: Context, stage: str) -> Results:
         arms = {arm: {name: value["mean"] for name, value in of_arm.items()} for arm, of_arm in arms.items()}
     return Results(
         settings=settings(context, stage),
-        changed=_changed(context, settings(context, stage)),
+        changed=_changed(context, stage),
         card=outputs.read_json(_card(context)),
         digest=hashlib.sha256(content.encode()).hexdigest(),
         arms=arms,
@@ -198,7 +200,7 @@ def _read_report(context: Context) -> Results:
     texts[f"figures/{figure}"] = (context.metrics / "figures" / figure).read_text(encoding="utf-8")
     return Results(
         settings=settings(context, "report"),
-        changed=_changed(context, settings(context, "report")),
+        changed=_changed(context, "report"),
         card=outputs.read_json(_card(context)),
         digest=hashlib.sha256("\0".join(texts.values()).encode()).hexdigest(),
         arms={arm: {name: value["mean"] for name, value in of_arm.items()} for arm, of_arm in found["arms"].items()},
@@ -208,23 +210,30 @@ def _read_report(context: Context) -> Results:
     )
 
 
-def _changed(context: Context, flat: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(context: Context, stage: str) -> dict[str, Any]:
+    """What a stage looks at and is not as committed; nothing where what is committed cannot be read."""
     file = f"HEAD:./{context.settings.params_file}"
     shown = subprocess.run(["git", "show", file], cwd=context.root, capture_output=True, text=True, check=False)
     if shown.returncode != 0:
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        outputs.write_text(Path(folder) / "params.yaml", shown.stdout)
-        committed = read_yaml(Path(folder) / "params.yaml")
-    entries = {name: committed.get(name, {}).get(context.entry, {}) for name in settings_module.SECTIONS}
-    # Entries that are not held on a row have no settings of one.
-    own_data = any(entries[name] for name in settings_module.OWN_DATA)
-    row = committed.get("image_classification", {}).get(context.row_name, {} if own_data else None)
-    if row is None:
+        path = Path(folder) / "params.yaml"
+        outputs.write_text(path, shown.stdout)
+        committed = read_yaml(path)
+    # Not the file's own words: a setting may be left at its default there.
+    try:
+        changes: dict[str, Any] = {"execution": build(Execution, committed["execution"], path, "execution")}
+        if stage not in settings_module.OWN_DATA:
+            names = {context.row_name, context.transfer.target} if stage == "transfer" else {context.row_name}
+            rows = committed["image_classification"]
+            changes["image_classification"] = {name: build(Row, rows[name], path, name) for name in names}
+        if context.entry:
+            kind, entry = type(getattr(context, stage)), committed[stage][context.entry]
+            changes[stage] = {context.entry: build(kind, entry, path, stage)}
+        old = settings(replace(context, settings=replace(context.settings, **changes)), stage)
+    except (KeyError, SettingsError):  # A row or an entry that is new, or of another form than today's.
         return {}
-    target = committed.get("image_classification", {}).get(entries["transfer"].get("target"), {})
-    old = _flat({**row, **entries, "target": target, "execution": committed.get("execution", {})})
-    return {name: value for name, value in flat.items() if name not in old or old[name] != value}
+    return {name: value for name, value in settings(context, stage).items() if name not in old or old[name] != value}
 
 
 def _card(context: Context) -> Path:

@@ -83,14 +83,15 @@ def lock(context: Context) -> dict[str, Any]:
             **{f"image_classification.strokes.{name}": row[name] for name in ("networks", "seeds", "training")},
         },
         "morphogenesis@strokes": {"execution": content["execution"], "image_classification.strokes": row},
-        "statistics": {"image_classification": content["image_classification"]},
     }
     files = [file for file in context.metrics.rglob("*") if file.is_file()]
     outs = [
         {"path": file.relative_to(context.root).as_posix(), "md5": hashlib.md5(file.read_bytes()).hexdigest()}
         for file in files
     ]
-    return {name: {"params": {"params.yaml": params}, "outs": outs} for name, params in entries.items()}
+    of_file = {"path": "params.yaml", "md5": hashlib.md5((context.root / "params.yaml").read_bytes()).hexdigest()}
+    stages = {name: {"params": {"params.yaml": params}, "outs": outs} for name, params in entries.items()}
+    return {**stages, "statistics": {"deps": [of_file], "outs": outs}}
 
 
 def runs(context: Context) -> list:

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from stages import outputs, tracking, views
 from stages import settings as settings_module
 from stages.cli import Context
-from stages.settings import Row
+from stages.settings import Dnm, Row
 from tests.stages.left_behind import ARMS, SEEDS, leave, leave_report, make_context
 
 # Theirs, and no use of them here brings them about; as errors they would break the database's mapping for good.
@@ -184,13 +184,29 @@ def test_what_was_cut_off_is_logged_whole(elsewhere: Context, monkeypatch, capsy
 # Several settings
 
 
-def test_other_settings_stay_beside_and_say_what_differs(elsewhere: Context, tiny_row: Row, execution) -> None:
-    plain = json.loads(json.dumps(settings_module.as_plain(elsewhere.settings)))
-    with (elsewhere.root / "params.yaml").open("w") as stream:
+def commit_settings(context: Context, plain: dict) -> None:
+    """Makes these the committed settings."""
+    with (context.root / "params.yaml").open("w") as stream:
         YAML().dump(plain, stream)
     git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
     for command in (["init", "-q"], ["add", "params.yaml"], ["commit", "-qm", "settings"]):
-        subprocess.run([*git, *command], cwd=elsewhere.root, check=True)
+        subprocess.run([*git, *command], cwd=context.root, check=True)
+
+
+def test_a_setting_that_the_file_leaves_at_its_default_has_not_changed(elsewhere: Context) -> None:
+    plain = json.loads(json.dumps(settings_module.as_plain(elsewhere.settings)))
+    for row in plain["image_classification"].values():
+        assert row["dnm"].pop("fill") == Dnm.fill
+    commit_settings(elsewhere, plain)
+    leave(elsewhere, "morphogenesis")
+    tracking.log(elsewhere, "morphogenesis")
+    runs = runs_of(elsewhere)
+    assert "strokes morphogenesis" in names(runs)
+    assert not any("dnm.changed" in run.data.tags for run in runs)
+
+
+def test_other_settings_stay_beside_and_say_what_differs(elsewhere: Context, tiny_row: Row, execution) -> None:
+    commit_settings(elsewhere, json.loads(json.dumps(settings_module.as_plain(elsewhere.settings))))
     longer = dataclasses.replace(tiny_row, training=dataclasses.replace(tiny_row.training, epochs=4))
     for row in (tiny_row, longer, longer):
         one = make_context(elsewhere.root, row, execution)
