@@ -116,7 +116,7 @@ def _as_run(context: Context, stage: str) -> Context:
             )
     content = copy.deepcopy(read_yaml(params))
     for name in used:
-        # The statistics look at the file as a whole; a row's are then those that it grew with.
+        # The statistics list no settings, as they depend on the file: the row's are those that it grew with.
         for key, value in stages[name].get("params", {}).get(settings.params_file, {}).items():
             _set(content, key.split("."), value)
     try:

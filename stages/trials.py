@@ -103,8 +103,8 @@ def _context(preload: Sequence[str], here: bool) -> ForkContext | ForkServerCont
     context = _forking_here(preload)
     if "torch" not in sys.modules:
         return context
-    # Autograd starts threads for a backward pass on fake tensors, as compiling makes it, and refuses every fork's after
-    # that; nothing tells whether it has but a fork.
+    # Once it has taken a backward pass on fake tensors, as compiling does, autograd refuses those of forks, and only a
+    # fork can tell.
     process = context.Process(target=_step_back)
     process.start()
     process.join()
@@ -164,7 +164,8 @@ def run(
         finished: called in this process with each job and its result, as they come.
         preload: modules that are imported once, besides the task's own; a server that runs already (`begin`) has
             imported what it was told then.
-        here: whether the processes are forks of this one (`forks`) and not of a server, where autograd bears it.
+        here: whether the processes are forks of this one (`forks`) and not of a server, where autograd lets forks take
+            backward passes.
     """
     if not jobs:
         return []

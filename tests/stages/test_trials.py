@@ -87,6 +87,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="trials are forks on Linux only")
 def test_trials_do_not_fork_where_autograd_would_refuse(tmp_path: Path) -> None:
     """A backward pass on fake tensors, of the compiler for one, makes autograd refuse those of later forks."""
     (tmp_path / "slopes.py").write_text(AFTER_FAKE_TENSORS, encoding="utf-8")
